@@ -33,6 +33,4 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Unkno
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f"; did you mean {close[0]!r}?" if close else "."
-    return UnknownNameError(
-        f"there is no {kind} named {name!r}{meant} Known: {', '.join(names)}." + (f" {hint}" if hint else "")
-    )
+    return UnknownNameError(f"there is no {kind} named {name!r}{meant} Known: {', '.join(names)}." + (f" {hint}" if hint else ""))

@@ -1,6 +1,6 @@
 """One table per kind of thing: norms, networks, data sets, studies.
 
-A table maps a name to where the thing is defined (`"module:attribute"`) and imports it when it is first asked for. Since the
+A table maps a name to where the thing is defined (`"module:attribute"`) and imports it when first asked. As the
 targets are text, the lab can tell which code a name stands for without importing any of it.
 """
 

@@ -1,1 +1,33 @@
-"""studies."""
+"""The studies, by chapter: one file per source, named by its BibTeX key; one line per study here."""
+
+from __future__ import annotations
+
+from normlib.lab import Study
+from normlib.registry import Registry
+
+STUDIES = Registry(
+    "study",
+    {
+        # 1 Origins
+        "lecun1998.hessian": "normlib.studies.lecun1998:hessian_is_second_moment",
+        "lecun1998.rates": "normlib.studies.lecun1998:rates",
+        "lecun1998.spectrum": "normlib.studies.lecun1998:spectrum",
+        "lecun1998.predicted_rate": "normlib.studies.lecun1998:predicted_rate",
+        "lecun1998.activations": "normlib.studies.lecun1998_activations:activations",
+        "schraudolph1998.centering": "normlib.studies.schraudolph1998:centering",
+        "glorot2010.init": "normlib.studies.glorot2010:init",
+        "glorot2010.saturation": "normlib.studies.glorot2010:saturation",
+        "he2015.depth": "normlib.studies.he2015:depth",
+        "wadia2021.whitening": "normlib.studies.wadia2021:whitening",
+    },
+    hint="`normlib list` shows every study.",
+)
+
+
+def get_study(study_id: str) -> Study:
+    """Return a study by its id.
+
+    Raises:
+        UnknownNameError: there is no such study; the message names the nearest.
+    """
+    return STUDIES[study_id]

@@ -1,0 +1,289 @@
+"""What code does a trial run? The digest of exactly that, and of nothing else.
+
+A record is stale when the code behind it has changed. Whole files are too coarse a measure: a new color in a drawing would make
+every run of its study stale. So the code is followed name by name: from the trial, through the functions, classes and constants
+it uses, into the other modules of the package. Comments, docstrings and annotations of functions do not count. A
+`Registry` is followed only to the entries whose names the code or the configuration mentions, so a new norm does not make old
+records stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "normlib"
+NAMELESS = "_"  # the parts of a study, and loop variables nobody reads: never used by name
+_ROOT = Path(__file__).resolve().parents[1]
+_SKIPPED_FIELDS = {"ctx", "type_comment", "kind", "type_ignores", "returns", "annotation"}
+
+
+def code_digest(functions: Iterable[Callable[..., Any]], strings: Iterable[str] = ()) -> str:
+    """Digest the code that the functions can reach by name.
+
+    Args:
+        functions: top-level functions, such as the trial of a study.
+        strings: names given at run time (a norm spec, a data set) that registries in reach may resolve.
+
+    Returns:
+        16 hexadecimal digits, the same on every machine and Python version for the same code.
+    """
+    reach = _Reach()
+    for function in functions:
+        module = _module(function.__module__)
+        reach.visit_statement(module, _statement_of(module, function), key=f"{module.name}:root")
+    reach.strings.update(strings)
+    reach.close()
+    return _hash(reach.parts)
+
+
+def source_digest(source: str) -> str:
+    """Digest a piece of source (the code cells of a chapter) with all that it uses of the package."""
+    reach = _Reach()
+    module = _Module("__chapter__", ast.parse(source))
+    for statement in module.tree.body:
+        reach.visit_statement(module, statement, key="__chapter__")
+    reach.close()
+    return _hash(reach.parts)
+
+
+def modules_behind(functions: Iterable[Callable[..., Any]]) -> list[str]:
+    """Name the modules of the package that the functions reach, sorted."""
+    reach = _Reach()
+    for function in functions:
+        module = _module(function.__module__)
+        reach.visit_statement(module, _statement_of(module, function), key=f"{module.name}:root")
+    reach.close()
+    return sorted({key.partition(":")[0] for key in reach.parts})
+
+
+def _hash(parts: dict[str, str]) -> str:
+    text = "\n".join(f"{key}={parts[key]}" for key in sorted(parts))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Module:
+    """The top-level names of one module: what defines each, and what each import stands for."""
+
+    def __init__(self, name: str, tree: ast.Module) -> None:
+        self.name = name
+        self.tree = tree
+        self.definitions: dict[str, list[ast.stmt]] = {}
+        self.imports: dict[str, tuple[str, str | None]] = {}
+        for statement in _flat(tree.body):
+            self._index(statement)
+
+    def _index(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                local = alias.asname or alias.name.partition(".")[0]
+                self.imports[local] = (alias.name if alias.asname else local, None)
+        elif isinstance(statement, ast.ImportFrom):
+            source = self._absolute(statement)
+            for alias in statement.names:
+                self.imports[alias.asname or alias.name] = (source, alias.name)
+        else:
+            for name in _bound_names(statement):
+                self.definitions.setdefault(name, []).append(statement)
+
+    def _absolute(self, statement: ast.ImportFrom) -> str:
+        if not statement.level:
+            return statement.module or ""
+        base = self.name.split(".")
+        is_package = _path(self.name).name == "__init__.py"
+        base = base[: len(base) - statement.level + is_package]
+        return ".".join([*base, statement.module] if statement.module else base)
+
+
+@dataclass
+class _Reach:
+    """Everything that has been reached so far: hashed statements, strings, and registries met on the way."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    strings: set[str] = field(default_factory=set)
+    registries: list[dict[str, str]] = field(default_factory=list)
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def close(self) -> None:
+        """Follow the registry entries that a string names, until nothing new is reached."""
+        followed: set[str] = set()
+        while True:
+            names = {text.partition(":")[0] for text in self.strings}
+            targets = {entries[name] for entries in self.registries for name in names & entries.keys()} - followed
+            if not targets:
+                return
+            followed |= targets
+            for target in sorted(targets):
+                module, _, attribute = target.partition(":")
+                self.visit_name(module, attribute)
+
+    def visit_name(self, module_name: str, name: str | None) -> None:
+        if module_name.partition(".")[0] != PACKAGE or (module_name, name or "*") in self.seen:
+            return
+        self.seen.add((module_name, name or "*"))
+        if not _exists(module_name):
+            return
+        module = _module(module_name)
+        if name is None:
+            for defined in module.definitions:
+                self.visit_name(module_name, defined)
+        elif name in module.definitions:
+            for statement in module.definitions[name]:
+                self.visit_statement(module, statement, key=f"{module_name}:{name}")
+        elif name in module.imports:
+            self._follow_import(module.imports[name])
+        elif _exists(f"{module_name}.{name}"):
+            self.visit_name(f"{module_name}.{name}", None)
+
+    def visit_statement(self, module: _Module, statement: ast.stmt, key: str) -> None:
+        entries = _registry_entries(statement)
+        if entries is not None:
+            self.registries.append(entries)
+            return
+        text = _dump(statement)
+        self.parts[key] = self.parts.get(key, "") + hashlib.sha256(text.encode()).hexdigest()[:16]
+        for node in _counted(statement):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self.strings.add(node.value)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                self._follow_local_import(module, node)
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                self._follow_attribute(module, node.value.id, node.attr)
+            elif isinstance(node, ast.Name) and node.id in module.definitions and node.id != NAMELESS:
+                self.visit_name(module.name, node.id)
+            elif isinstance(node, ast.Name) and module.imports.get(node.id, ("", None))[1] is not None:
+                self._follow_import(module.imports[node.id])
+
+    def _follow_attribute(self, module: _Module, base: str, attribute: str) -> None:
+        source, name = module.imports.get(base, ("", None))
+        if name is None and source:  # import normlib.x as base
+            self.visit_name(source, attribute)
+        elif name and _exists(f"{source}.{name}"):  # from normlib import x; x.attribute
+            self.visit_name(f"{source}.{name}", attribute)
+
+    def _follow_local_import(self, module: _Module, node: ast.Import | ast.ImportFrom) -> None:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                self._follow_import((module._absolute(node), alias.name))
+        else:
+            for alias in node.names:
+                self.visit_name(alias.name, None)
+
+    def _follow_import(self, target: tuple[str, str | None]) -> None:
+        source, name = target
+        # A bare module is followed by its attributes, unless it is all that the name can mean.
+        if name is None or not _exists(f"{source}.{name}"):
+            self.visit_name(source, name)
+
+
+def _flat(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Lay open the statements under top-level `if` and `try`."""
+    out: list[ast.stmt] = []
+    for statement in body:
+        if isinstance(statement, ast.If):
+            out += _flat(statement.body) + _flat(statement.orelse)
+        elif isinstance(statement, ast.Try):
+            out += _flat(statement.body) + [s for handler in statement.handlers for s in _flat(handler.body)]
+        else:
+            out.append(statement)
+    return out
+
+
+def _bound_names(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [statement.name]
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = list(statement.targets)
+    elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        targets = [statement.target]
+    return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+
+
+def _registry_entries(statement: ast.stmt) -> dict[str, str] | None:
+    """Read `NAME = Registry(kind, {"name": "module:attribute"})` without running it."""
+    value = getattr(statement, "value", None)
+    if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Registry"):
+        return None
+    for argument in value.args:
+        if isinstance(argument, ast.Dict):
+            return dict(ast.literal_eval(argument))
+    return {}
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _children(node: ast.AST) -> list[tuple[str, Any]]:
+    """List the fields that count: no positions, docstrings, annotations of functions, decorators of roots."""
+    out = []
+    for name, value in ast.iter_fields(node):
+        if name in _SKIPPED_FIELDS and not (name == "annotation" and isinstance(node, ast.AnnAssign)):
+            continue
+        if isinstance(value, list):
+            value = [item for item in value if not _is_docstring(item)]
+        if value is None or value == []:
+            continue
+        out.append((name, value))
+    return out
+
+
+def _dump(node: Any) -> str:
+    """Write a syntax tree as text that does not change with the version of Python."""
+    if isinstance(node, ast.AST):
+        return type(node).__name__ + "(" + ",".join(f"{k}={_dump(v)}" for k, v in _children(node)) + ")"
+    if isinstance(node, list):
+        return "[" + ",".join(map(_dump, node)) + "]"
+    return repr(node)
+
+
+def _counted(node: ast.AST) -> list[ast.AST]:
+    """Walk the nodes that `_dump` writes."""
+    out: list[ast.AST] = [node]
+    for _, value in _children(node):
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                out += _counted(item)
+    return out
+
+
+def _statement_of(module: _Module, function: Callable[..., Any]) -> ast.stmt:
+    """Find the statement that defines a function by its first line; its decorators do not count."""
+    line = function.__code__.co_firstlineno
+    for statement in _flat(module.tree.body):
+        if isinstance(statement, ast.FunctionDef):
+            first = min([statement.lineno, *(d.lineno for d in statement.decorator_list)])
+            if first == line:
+                bare = ast.FunctionDef(name=statement.name, args=statement.args, body=statement.body, decorator_list=[])
+                return ast.copy_location(bare, statement)
+    raise LookupError(
+        f"the source of {function.__module__} has no top-level function at line {line}; was it edited since the import?"
+    )
+
+
+def _path(module: str) -> Path:
+    if module.partition(".")[0] != PACKAGE:
+        return Path(getattr(sys.modules.get(module), "__file__", None) or "/nonexistent")
+    base = _ROOT.joinpath(*module.split(".")[1:])
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+def _exists(module: str) -> bool:
+    return _path(module).is_file()
+
+
+def _module(name: str) -> _Module:
+    path = _path(name)
+    return _parsed(name, path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(name: str, path: Path, _: int) -> _Module:
+    return _Module(name, ast.parse(path.read_text(encoding="utf-8")))

@@ -1,0 +1,260 @@
+"""A study: factors, a trial, a drawing, claims; declared in one place, run and judged by the lab."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from normlib.errors import NormlibError, unknown
+from normlib.lab.claims import Claim, Judgement
+from normlib.lab.digest import code_digest
+from normlib.lab.records import Record
+from normlib.lab.style import STYLE
+
+PRESETS = ("quick", "laptop", "full")
+KINDS = ("exact", "init", "train")
+Table = Mapping[str, Any]
+
+
+class Diverged(Exception):  # noqa: N818 - a measurement, not an error
+    """A trial's way to say that training diverged, with what was measured until then.
+
+    Args:
+        reason: what diverged and when ("loss is not finite at step 120").
+        table: the columns to record, if any.
+    """
+
+    def __init__(self, reason: str, **table: Any) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.table = table
+
+
+class Config(Mapping[str, Any]):
+    """The settings of one trial, read as attributes, plus the device it runs on (which is no setting)."""
+
+    def __init__(self, values: Mapping[str, Any], device: str = "cpu") -> None:
+        self._values = dict(values)
+        self.device = device
+        self.notes: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise unknown("setting", name, self._values, "Declare it in vary or in each preset.") from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def note(self, name: str, value: Any) -> None:
+        """Put something that the record should hold beside the table, such as the digest of the data that was used."""
+        self.notes[name] = value
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the two texts that belong to it.
+
+    Args:
+        figure: the Matplotlib figure.
+        caption: what it shows to be so; Markdown with math; numbers in it come from the table.
+        alt: what is drawn, for a reader who cannot see it; at most 250 characters.
+    """
+
+    figure: Figure
+    caption: str
+    alt: str
+
+    def __post_init__(self) -> None:
+        for name in ("caption", "alt"):
+            if not getattr(self, name).strip():
+                raise NormlibError(f"a drawing needs a text for {name!r}: pass Drawing(figure, caption=..., alt=...)")
+        if len(self.alt) > 250:
+            raise NormlibError(f"the alt text has {len(self.alt)} characters; say what is drawn in at most 250")
+
+
+@dataclass
+class Study:
+    """A question put to a network: what varies, what is measured, what is drawn, what is claimed.
+
+    Args:
+        id: BibTeX key of the source, a dot, and the item ("lecun1998.rates").
+        item: what it regenerates in the source ("Figs 6, 9-12").
+        title: the finding or the question, in one line.
+        kind: "exact" (an identity, checked to float tolerance), "init" (networks before training), "train".
+        vary: the factors, each with its levels; every combination is one trial.
+        quick: settings of the preset for 2 CPU cores and 10 seconds; a list under the name of a factor replaces its levels.
+        laptop: settings for 2 CPU cores and 10 minutes.
+        full: settings for one GPU, or None where a larger run has nothing to add.
+        seeds: number of seeds per preset.
+
+    Raises:
+        NormlibError: a malformed id, an unknown kind, or a factor without levels.
+    """
+
+    id: str
+    item: str
+    title: str
+    kind: str
+    vary: Mapping[str, list[Any]]
+    quick: Mapping[str, Any]
+    laptop: Mapping[str, Any]
+    full: Mapping[str, Any] | None
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"quick": 1, "laptop": 3, "full": 5})
+    claims: list[Claim] = field(default_factory=list)
+
+    instances: ClassVar[dict[str, Study]] = {}
+
+    def __post_init__(self) -> None:
+        if self.id.count(".") != 1:
+            raise NormlibError(f"study id {self.id!r} must be a BibTeX key, a dot and an item, such as 'lecun1998.rates'")
+        if self.kind not in KINDS:
+            raise unknown("kind of study", self.kind, KINDS)
+        for name, levels in self.vary.items():
+            if not isinstance(levels, list) or not levels:
+                raise NormlibError(f"{self.id}: factor {name!r} needs a list of levels, got {levels!r}")
+        self._trial: Callable[..., Table] | None = None
+        self._draw: Callable[[pd.DataFrame], Drawing] | None = None
+        Study.instances[self.id] = self
+
+    @property
+    def source(self) -> str:
+        """The BibTeX key of what the study regenerates."""
+        return self.id.partition(".")[0]
+
+    @property
+    def module(self) -> str:
+        """The module that declares the study, importable by a worker."""
+        return self._function("trial").__module__
+
+    def presets(self) -> list[str]:
+        """Return the presets that the study has."""
+        return [name for name in PRESETS if getattr(self, name) is not None]
+
+    # -- declaring -------------------------------------------------------------------------------------------------
+
+    def trial(self, function: Callable[..., Table]) -> Callable[..., Table]:
+        """Declare the measurement: `function(config, seed)` returns columns (lists of one length, or single values)."""
+        self._trial = function
+        return function
+
+    def draw(self, function: Callable[[pd.DataFrame], Drawing]) -> Callable[[pd.DataFrame], Drawing]:
+        """Declare the drawing: `function(table)` returns a `Drawing`; it measures nothing."""
+        self._draw = function
+        return function
+
+    def claim(
+        self, slug: str, statement: str, *, criterion: str, by: str | None = None
+    ) -> Callable[[Callable[[pd.DataFrame], Judgement]], Callable[[pd.DataFrame], Judgement]]:
+        """Declare a claim: `function(table)` returns a `Judgement`.
+
+        Args:
+            slug: short name, unique in the study; part of the claim's stable link.
+            statement: what is claimed, in our own words.
+            criterion: what would count as reproduced, fixed before any run.
+            by: BibTeX key of who claims it; the study's own source if not given.
+        """
+
+        def declare(function: Callable[[pd.DataFrame], Judgement]) -> Callable[[pd.DataFrame], Judgement]:
+            if any(claim.slug == slug for claim in self.claims):
+                raise NormlibError(f"{self.id} has two claims named {slug!r}; choose another slug")
+            self.claims.append(Claim(self.id, slug, statement, criterion, by or self.source, function))
+            return function
+
+        return declare
+
+    # -- what there is to run --------------------------------------------------------------------------------------
+
+    def configurations(self, preset: str) -> list[dict[str, Any]]:
+        """List every combination of the factors' levels with the settings of a preset.
+
+        Raises:
+            UnknownNameError: the study has no such preset; the message names those it has.
+        """
+        if preset not in self.presets():
+            raise unknown(f"preset of {self.id}", preset, self.presets())
+        settings = dict(getattr(self, preset))
+        factors = {name: settings.pop(name, levels) for name, levels in self.vary.items()}
+        combinations = itertools.product(*factors.values())
+        return [{**settings, **dict(zip(factors, levels, strict=True))} for levels in combinations]
+
+    def trials(self, preset: str, seeds: int | None = None) -> list[tuple[dict[str, Any], int]]:
+        """List the trials of a preset as pairs of configuration and seed, seed by seed."""
+        configurations = self.configurations(preset)
+        return [(c, seed) for seed in range(seeds or self.seeds[preset]) for c in configurations]
+
+    def code(self, config: Mapping[str, Any]) -> str:
+        """Digest the code that a trial of this configuration reaches."""
+        names = tuple(sorted({value for value in config.values() if isinstance(value, str)}))
+        if names not in self._codes:
+            self._codes[names] = code_digest([self._function("trial")], names)
+        return self._codes[names]
+
+    @property
+    def _codes(self) -> dict[tuple[str, ...], str]:
+        return self.__dict__.setdefault("_code_cache", {})
+
+    def is_fresh(self, record: Record) -> bool:
+        """Tell whether the record was measured by the code as it is now."""
+        return record.code == self.code(record.config)
+
+    # -- what came out ---------------------------------------------------------------------------------------------
+
+    def measure(self, config: Config, seed: int) -> Table:
+        """Run the trial itself."""
+        return self._function("trial")(config, seed)
+
+    def drawing(self, records: Iterable[Record]) -> Drawing:
+        """Draw the records of one preset."""
+        with mpl.rc_context(STYLE):
+            return self._function("draw")(table_of(records))
+
+    def judge(self, records: Iterable[Record]) -> list[tuple[Claim, Judgement]]:
+        """Judge each claim by the records of one preset."""
+        table = table_of(records)
+        return [(claim, claim.function(table)) for claim in self.claims]
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        function = getattr(self, f"_{name}")
+        if function is None:
+            raise NormlibError(f"{self.id} has no {name} yet: decorate a function with @….{name}")
+        return function
+
+
+def table_of(records: Iterable[Record]) -> pd.DataFrame:
+    """Lay records out as one table: settings, seed and status beside the columns that each trial measured.
+
+    Failed trials have no rows. A column that shares its name with a setting of another value is refused.
+    """
+    frames = []
+    for record in records:
+        if record.status == "failed":
+            continue
+        clash = {n for n in record.table.keys() & record.config.keys() if record.table[n] != record.config[n]}
+        if clash:
+            raise NormlibError(f"{record.study}: the trial returned columns named like settings: {sorted(clash)}")
+        columns = {**record.config, "seed": record.seed, "status": record.status, **record.table}
+        constant = {name: value for name, value in columns.items() if not isinstance(value, list)}
+        varying = {name: value for name, value in columns.items() if isinstance(value, list)}
+        lengths = {len(value) for value in varying.values()}
+        if len(lengths) > 1:
+            raise NormlibError(f"{record.study}: the columns of a trial have different lengths: {sorted(lengths)}")
+        frames.append(pd.DataFrame(varying or {"seed": [record.seed]}).assign(**constant))
+    if not frames:
+        raise NormlibError("there are no usable records to draw or judge; run the study first: normlib run STUDY")
+    return pd.concat(frames, ignore_index=True)

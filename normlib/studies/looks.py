@@ -1,0 +1,67 @@
+"""What the drawings of all studies share: one color per normalizer, one width, medians with their bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from normlib.lab import bootstrap_interval
+from normlib.lab.style import BLUE, COLORS, GRAY, GREEN, GRID, INK, OLIVE, ORANGE, PAPER, PINK, SKY, VERMILION
+
+NORM_COLORS = {
+    "none": GRAY, "batch": BLUE, "layer": VERMILION, "group": GREEN, "instance": ORANGE, "rms": PINK, "weight": SKY,
+    "scaled_weight": OLIVE,
+}  # fmt: skip
+
+WIDTH = 7.2
+"""Width of a full figure, in inches; at this width the text is as large as the page's own."""
+
+
+def subplots(rows: int = 1, columns: int = 1, height: float = 2.9, **options: Any) -> tuple[Figure, Any]:
+    """Make a figure in the book's style; `height` is that of one row, in inches. Axes come as an array if more than one.
+
+    The figure is made without pyplot, so nothing stays open behind it.
+    """
+    figure = Figure(figsize=(WIDTH, height * rows))
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def norm_color(spec: str) -> str:
+    """Return the color that a normalizer has in the whole book."""
+    return NORM_COLORS.get(spec.partition(":")[0], INK)
+
+
+def palette(levels: Sequence[Any]) -> dict[Any, str]:
+    """Give each level a color, in the fixed order of the book's colors."""
+    return {level: COLORS[i % len(COLORS)] for i, level in enumerate(levels)}
+
+
+def median_and_band(axes: Axes, table: pd.DataFrame, x: str, y: str, *, color: str, label: str | None = None, **line: Any) -> None:
+    """Draw the median over seeds with its bootstrap 95 % interval as a band (no band for a single seed)."""
+    rows = []
+    for at, group in table.groupby(x, sort=True):
+        values = group[y].to_numpy(dtype=float)
+        values = values[np.isfinite(values)]
+        if len(values):
+            rows.append((at, float(np.median(values)), *(bootstrap_interval(values) if len(values) > 1 else (np.nan,) * 2)))
+    if not rows:
+        return
+    at, middle, low, high = map(np.asarray, zip(*rows, strict=True))
+    axes.plot(at, middle, color=color, label=label, **line)
+    axes.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def note(axes: Axes, text: str, x: float, y: float, **options: Any) -> None:
+    """Write a short remark into a plot, at axes coordinates unless told otherwise."""
+    axes.text(x, y, text, **{"transform": axes.transAxes, "color": INK, "fontsize": 9, **options})
+
+
+__all__ = [
+    "BLUE", "COLORS", "GRAY", "GREEN", "GRID", "INK", "OLIVE", "ORANGE", "PAPER", "PINK", "SKY", "VERMILION", "WIDTH",
+    "median_and_band", "norm_color", "note", "palette", "subplots",
+]  # fmt: skip
