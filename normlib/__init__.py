@@ -1,1 +1,35 @@
-"""normlib."""
+"""normlib: normalizers, probes and studies; the library behind the book *Long Live Normalization*.
+
+The names below are imported when they are first used, so `import normlib` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "BatchNorm": "normlib.layers",
+    "GroupNorm": "normlib.layers",
+    "InstanceNorm": "normlib.layers",
+    "LayerNorm": "normlib.layers",
+    "RMSNorm": "normlib.layers",
+    "make_norm": "normlib.layers",
+    "reference": "normlib.layers",
+    "show": "normlib.book",
+    "scoreboard": "normlib.book",
+    "claims_table": "normlib.book",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'normlib' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

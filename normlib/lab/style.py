@@ -10,6 +10,7 @@ import io
 from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.figure import Figure
 
 INK = "#1f2328"
@@ -22,14 +23,14 @@ BLUE, ORANGE, GREEN, PINK = "#2a7ab9", "#d98200", "#009e73", "#c46a9c"
 SKY, VERMILION, OLIVE, GRAY = "#4aa8d8", "#d55e00", "#9a8f00", "#808488"
 COLORS = [BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, OLIVE, GRAY]
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     **{f"{part}.facecolor": PAPER for part in ("figure", "axes", "savefig")},
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK),
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelsize": 10,
     "axes.linewidth": 0.8,
-    "axes.prop_cycle": mpl.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
