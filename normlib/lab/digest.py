@@ -43,9 +43,12 @@ def code_digest(functions: Iterable[Callable[..., Any]], strings: Iterable[str] 
     return _hash(reach.parts)
 
 
-def source_digest(source: str) -> str:
-    """Digest a piece of source (the code cells of a chapter) with all that it uses of the package."""
-    reach = _Reach()
+def source_digest(source: str, strings: Iterable[str] = ()) -> str:
+    """Digest a piece of source (the code cells of a chapter) with all that it uses of the package.
+
+    Unlike the digest of a trial it covers the drawings and the claims of the studies that it names.
+    """
+    reach = _Reach(strings=set(strings), with_parts=True)
     module = _Module("__chapter__", ast.parse(source))
     for statement in module.tree.body:
         reach.visit_statement(module, statement, key="__chapter__")
@@ -76,6 +79,7 @@ class _Module:
         self.tree = tree
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, tuple[str, str | None]] = {}
+        self.parts: dict[str, list[ast.stmt]] = {}  # the nameless functions declared by `@name.something`
         for statement in _flat(tree.body):
             self._index(statement)
 
@@ -89,6 +93,8 @@ class _Module:
             for alias in statement.names:
                 self.imports[alias.asname or alias.name] = (source, alias.name)
         else:
+            if isinstance(statement, ast.FunctionDef) and (owner := _owner(statement)):
+                self.parts.setdefault(owner, []).append(statement)
             for name in _bound_names(statement):
                 self.definitions.setdefault(name, []).append(statement)
 
@@ -109,6 +115,7 @@ class _Reach:
     strings: set[str] = field(default_factory=set)
     registries: list[dict[str, str]] = field(default_factory=list)
     seen: set[tuple[str, str]] = field(default_factory=set)
+    with_parts: bool = False
 
     def close(self) -> None:
         """Follow the registry entries that a string names, until nothing new is reached."""
@@ -134,7 +141,8 @@ class _Reach:
             for defined in module.definitions:
                 self.visit_name(module_name, defined)
         elif name in module.definitions:
-            for statement in module.definitions[name]:
+            parts = module.parts.get(name, []) if self.with_parts else []
+            for statement in module.definitions[name] + parts:
                 self.visit_statement(module, statement, key=f"{module_name}:{name}")
         elif name in module.imports:
             self._follow_import(module.imports[name])
@@ -204,6 +212,15 @@ def _bound_names(statement: ast.stmt) -> list[str]:
     elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
         targets = [statement.target]
     return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+
+
+def _owner(statement: ast.FunctionDef) -> str | None:
+    """Name the object whose method decorates a function: "rates" for `@rates.claim(...)`."""
+    for decorator in statement.decorator_list:
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+            return target.value.id
+    return None
 
 
 def _registry_entries(statement: ast.stmt) -> dict[str, str] | None:

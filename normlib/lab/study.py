@@ -178,6 +178,11 @@ class Study:
 
         return declare
 
+    @property
+    def trial_function(self) -> Callable[..., Table]:
+        """The function that measures."""
+        return self._function("trial")
+
     # -- what there is to run --------------------------------------------------------------------------------------
 
     def configurations(self, preset: str) -> list[dict[str, Any]]:

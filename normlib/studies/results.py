@@ -68,7 +68,7 @@ def provenance_line(found: Found) -> str:
     parts = [f"preset {found.preset}", *_data_names(records)]
     parts.append(f"{found.seeds} seed{'s' if found.seeds != 1 else ''}")
     parts += sorted({record.device for record in records})
-    parts.append(f"{_duration(sum(record.seconds for record in records))} of computing")
+    parts.append(f"{duration(sum(record.seconds for record in records))} of computing")
     parts.append(max(record.start for record in records)[:10])
     diverged = sum(record.status == "diverged" for record in records)
     if diverged:
@@ -85,7 +85,8 @@ def _data_names(records: Iterable[Record]) -> list[str]:
     return sorted({d["name"] + ("" if d.get("official", True) else " (not the official files)") for d in data})
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time as a reader would."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

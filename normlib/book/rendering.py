@@ -1,0 +1,124 @@
+"""Turns what `show` and `claims_table` put into a notebook into the figures, tabs and verdicts of a page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from docutils import nodes
+
+from normlib.book.links import claims_page, links_of
+from normlib.book.payload import MIME_TYPE, TABLE_MIME_TYPE, VERDICT_MARKS, ClaimLine, Shown, StudyPage
+from normlib.lab.style import dark
+
+
+class FigureRenderer:
+    """The plug-in of MyST-NB for the two kinds of output of this package."""
+
+    mime_priority_overrides: ClassVar[Sequence[tuple[str, str, int | None]]] = [("*", MIME_TYPE, 1), ("*", TABLE_MIME_TYPE, 1)]
+
+    @staticmethod
+    def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Element] | None:
+        """Render a study or a table of claims as nodes; leave every other type to others."""
+        if data.mime_type == MIME_TYPE:
+            return _study_nodes(renderer, StudyPage.from_json(data.content), data.line or 0)
+        if data.mime_type == TABLE_MIME_TYPE:
+            claims = [ClaimLine(**line) for line in data.content["claims"]]
+            return _parsed(renderer, "\n\n".join(_ledger_entry(claim) for claim in claims), data.line or 0)
+        return None
+
+
+def _study_nodes(renderer: Any, page: StudyPage, line: int) -> list[nodes.Element]:
+    images = {shown.record: _write_images(renderer, page, shown) for shown in (page.shown, page.live) if shown}
+    first = _figure(page, page.shown, images[page.shown.record][0], name=page.anchor)
+    if page.live:
+        second = _figure(page, page.live, images[page.live.record][0], name=None)
+        text = _tabs([(f"Recorded at {page.shown.preset}", first), (f"Measured in this build ({page.live.preset})", second)])
+    else:
+        text = first
+    found = _parsed(renderer, text + "\n\n" + _verdict_list(page), line)
+    figures = [figure for node in found for figure in node.findall(nodes.figure)]
+    for figure, shown in zip(figures, [s for s in (page.shown, page.live) if s], strict=True):
+        _add_dark_twin(figure, *images[shown.record])
+        figure.append(_legend(renderer, page, shown))
+    return found
+
+
+def _write_images(renderer: Any, page: StudyPage, shown: Shown) -> tuple[str, str]:
+    """Write the light and the dark image and return where they are."""
+    paths = []
+    for theme, svg in (("light", shown.svg), ("dark", dark(shown.svg))):
+        digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
+        name = f"{page.anchor}-{shown.preset}-{theme}-{digest}.svg"
+        paths.append(renderer.write_file([name], svg.encode(), overwrite=True))
+    return paths[0], paths[1]
+
+
+def _figure(page: StudyPage, shown: Shown, image: str, name: str | None) -> str:
+    named = [f":name: {name}"] if name else []
+    stale = "\n\n*The code has changed since these records were made.*" if not shown.fresh else ""
+    options = [f":alt: {shown.alt}", ":class: only-light", ":figclass: study", *named]
+    return "\n".join([f"```{{figure}} {image}", *options, "", shown.caption + stale, "```"])
+
+
+def _tabs(items: list[tuple[str, str]]) -> str:
+    inner = "\n\n".join(f"::::{{tab-item}} {label}\n{text}\n::::" for label, text in items)
+    return f":::::{{tab-set}}\n{inner}\n:::::"
+
+
+def _verdict_list(page: StudyPage) -> str:
+    if not page.claims:
+        return ""
+    entries = "\n".join(f"- {_badge(c)} {c.statement} *{c.effect}*{_dot(c.note)} {claims_page(c.anchor)}" for c in page.claims)
+    return f":::{{div}} verdicts\n{entries}\n:::"
+
+
+def _badge(claim: ClaimLine) -> str:
+    return f"{{bdg-{VERDICT_MARKS[claim.verdict]}}}`{claim.verdict}`"
+
+
+def _dot(note: str) -> str:
+    return f"; {note}." if note else "."
+
+
+def _ledger_entry(claim: ClaimLine) -> str:
+    """Write one claim of the ledger: statement and verdict first, criterion and numbers below."""
+    measured = f"**Measured.** {claim.effect}{_dot(claim.note)} *{claim.provenance}*" if claim.effect else "**Measured.** Not yet."
+    return (
+        f"({claim.anchor})=\n"
+        f":::{{div}} ledger-entry\n"
+        f"{_badge(claim)} **{claim.statement}** {{cite:p}}`{claim.by}`\n\n"
+        f"**Criterion, fixed before the run.** {claim.criterion}.\n\n"
+        f"{measured}\n\nStudy {{ref}}`{claim.id.partition('/')[0]} <fig-{_slug(claim)}>`\n"
+        f":::"
+    )
+
+
+def _slug(claim: ClaimLine) -> str:
+    return claim.id.partition("/")[0].replace(".", "-").replace("_", "-")
+
+
+def _parsed(renderer: Any, text: str, line: int) -> list[nodes.Element]:
+    holder = nodes.Element()
+    with renderer.renderer.current_node_context(holder):
+        renderer.renderer.nested_render_text(text, line)
+    return [child for child in holder.children if isinstance(child, nodes.Element)]
+
+
+def _add_dark_twin(figure: nodes.figure, light: str, night: str) -> None:
+    image = next(iter(figure.findall(nodes.image)))
+    twin = image.deepcopy()
+    twin["uri"], twin["classes"] = night, ["only-dark"]
+    image["uri"] = light
+    figure.insert(figure.index(image) + 1, twin)
+
+
+def _legend(renderer: Any, page: StudyPage, shown: Shown) -> nodes.legend:
+    """Say below the caption where the numbers come from, and link to code, record and notebook."""
+    line = nodes.paragraph("", "", nodes.Text(f"{shown.provenance[0].upper()}{shown.provenance[1:]}. "))
+    for number, (label, target) in enumerate(links_of(renderer.renderer.sphinx_env, page, shown)):
+        if number:
+            line += nodes.Text(" · ")
+        line += nodes.reference("", label, refuri=target, classes=["study-link"])
+    return nodes.legend("", line)
