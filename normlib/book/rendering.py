@@ -107,11 +107,13 @@ def _parsed(renderer: Any, text: str, line: int) -> list[nodes.Element]:
 
 
 def _add_dark_twin(figure: nodes.figure, light: str, night: str) -> None:
+    """Put the dark image beside the light one, in one box, since the caption must stay the second part of a figure."""
     image = next(iter(figure.findall(nodes.image)))
     twin = image.deepcopy()
-    twin["uri"], twin["classes"] = night, ["only-dark"]
     image["uri"] = light
-    figure.insert(figure.index(image) + 1, twin)
+    twin["uri"], twin["classes"] = night, ["only-dark"]
+    box = nodes.container("", image.deepcopy(), twin, classes=["themed"])
+    image.parent.replace(image, box)
 
 
 def _legend(renderer: Any, page: StudyPage, shown: Shown) -> nodes.legend:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from normlib.errors import NormlibError, unknown
 from normlib.lab.executors import OpenExecutor, choose_executor
 from normlib.lab.provenance import best_device, device_name, git_state, peak_memory_mb, versions
-from normlib.lab.records import Record, Store, record_key
+from normlib.lab.records import Record, Store, pack_table, record_key
 from normlib.lab.study import PRESETS, Config, Diverged, Study
 
 RETRIES = 2
@@ -77,6 +77,8 @@ def run(
         NormlibError: the device is not there, or a record could not be written.
     """
     device = _checked_device(device, preset)
+    if seeds is not None and seeds < 1:
+        raise NormlibError(f"seeds={seeds} was passed; at least 1 is needed")
     if workers is not None and workers < 1:
         raise NormlibError(f"workers={workers} was passed; at least 1 is needed (1 runs in this process)")
     store = store or Store.default()
@@ -198,9 +200,10 @@ def execute(module: str, study_id: str, preset: str, config: Mapping[str, Any], 
 
 def _measure(study: Study, settings: Config, seed: int) -> tuple[str, str | None, dict[str, Any]]:
     try:
-        return "ok", None, dict(study.measure(settings, seed))
-    except Diverged as diverged:
-        return "diverged", diverged.reason, dict(diverged.table)
+        try:
+            return "ok", None, pack_table(study.measure(settings, seed))
+        except Diverged as diverged:
+            return "diverged", diverged.reason, pack_table(diverged.table)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         return "failed", f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})", {}
@@ -239,11 +242,7 @@ def _checked_device(device: str | None, preset: str) -> str:
 
 
 def _drop_superseded(study: Study, preset: str, store: Store) -> None:
-    """Once a preset is whole, remove the records of older code from the growing file."""
-    path = store.path(study.id, preset)
-    if not path.is_file():
-        return
-    own = Store(store.folder).read(study.id, preset)
-    fresh = [r for r in own if study.is_fresh(r) and r.status != "failed"]
-    if fresh and len(fresh) < len(own):
-        store.replace(study.id, preset, fresh)
+    """Once a preset is whole with all its seeds, remove what failed and what older code measured from the growing file."""
+    done = {r.key for r in store.read(study.id, preset) if r.status != "failed"}
+    if all(record_key(study.id, preset, *t, study.code(t[0])) in done for t in study.trials(preset)):
+        store.drop(study.id, preset, lambda r: r.status == "failed" or not study.is_fresh(r))

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,12 @@ class Record:
     def to_line(self) -> str:
         """Write the record as one line of JSON that ends with its own checksum."""
         body = {"key": self.key, **asdict(self)}
-        body["table"] = {name: _pack(column) for name, column in self.table.items()}
-        text = _canonical(body)
+        body["table"] = pack_table(self.table)
+        body["peak_mb"] = _pack(self.peak_mb)
+        try:
+            text = _canonical(body)
+        except (TypeError, ValueError) as error:
+            raise NormlibError(f"the notes of {self.study} cannot be recorded: {error}; use plain numbers and text") from error
         return _canonical({**body, "check": _checksum(text)}) + "\n"
 
     @classmethod
@@ -87,12 +91,16 @@ class Record:
             raise ValueError("its checksum does not fit its content: it was changed after it was written")
         body.pop("key")
         body["table"] = {name: _unpack(column) for name, column in body["table"].items()}
+        body["peak_mb"] = _unpack(body["peak_mb"])
         return cls(**body)
 
 
 def record_key(study: str, preset: str, config: Mapping[str, Any], seed: int, code: str) -> str:
     """Hash what makes two trials the same trial."""
-    text = _canonical({"study": study, "preset": preset, "config": dict(config), "seed": seed, "code": code})
+    try:
+        text = _canonical({"study": study, "preset": preset, "config": dict(config), "seed": seed, "code": code})
+    except (TypeError, ValueError) as error:
+        raise NormlibError(f"a setting of {study} cannot be recorded: {error}; use plain numbers, text, or lists of them") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -102,6 +110,15 @@ def _canonical(body: Mapping[str, Any]) -> str:
 
 def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def pack_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the columns of a trial into the form in which they are recorded.
+
+    Raises:
+        NormlibError: a column holds what JSON has no word for.
+    """
+    return {str(name): _pack(column) for name, column in table.items()}
 
 
 def _pack(value: Any) -> Any:
@@ -192,13 +209,25 @@ class Store:
             ) from error
         return True
 
-    def replace(self, study: str, preset: str, records: Iterable[Record]) -> None:
-        """Write the file anew with just these records, in one step."""
+    def drop(self, study: str, preset: str, unwanted: Callable[[Record], bool]) -> None:
+        """Write the growing file anew without some records, in one step; lines that cannot be read stay as they are."""
         path = self.path(study, preset)
+        if not path.is_file():
+            return
         with FileLock(f"{path}.lock"):
+            lines = path.read_bytes()[: _whole_size(path)].splitlines(keepends=True)
+            kept = [line for line in lines if (record := _readable(line)) is None or not unwanted(record)]
+            if len(kept) == len(lines):
+                return
             fresh = path.with_suffix(".tmp")
-            fresh.write_text("".join(r.to_line() for r in records), encoding="utf-8")
-            fresh.replace(path)
+            try:
+                with fresh.open("wb") as file:
+                    file.writelines(kept)
+                    file.flush()
+                    os.fsync(file.fileno())
+                fresh.replace(path)
+            except OSError as error:
+                raise NormlibError(f"{path} could not be written anew: {error}; it is as it was") from error
 
     def files(self) -> Iterator[Path]:
         """List the record files in reach, each study and preset once, the growing folder first."""
@@ -216,11 +245,21 @@ def committed_results() -> Path:
     return root / "results" if root else Path(__file__).resolve().parents[1] / "_records"
 
 
+def _readable(line: bytes) -> Record | None:
+    try:
+        return Record.from_line(line.decode("utf-8"))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _read_file(path: Path) -> list[Record]:
-    if not path.is_file():
-        return []
+    try:
+        if not path.is_file():
+            return []
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise NormlibError(f"the records in {path} could not be read: {error}") from error
     records = []
-    lines = path.read_bytes().split(b"\n")
     torn = lines.pop()
     if torn:
         warnings.warn(f"{path}: the last line is torn ({len(torn)} bytes); it is not used", RecordWarning, stacklevel=3)
@@ -235,12 +274,14 @@ def _read_file(path: Path) -> list[Record]:
 
 
 def _append_line(path: Path, line: str) -> None:
-    with path.open("ab") as file:
+    # Unbuffered: what a full disk refused must not stay in a buffer and be written when the file is closed.
+    with path.open("ab", buffering=0) as file:
         size = _whole_size(path)
+        rest = line.encode("utf-8")
         try:
             file.truncate(size)
-            file.write(line.encode("utf-8"))
-            file.flush()
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         except OSError:
             os.truncate(path, size)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -66,6 +68,9 @@ class Config(Mapping[str, Any]):
         self.notes[name] = value
 
 
+RESERVED = frozenset({"seed", "status", "device", "notes", *dir(Config)})
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure with the two texts that belong to it.
@@ -104,7 +109,8 @@ class Study:
         seeds: number of seeds per preset.
 
     Raises:
-        NormlibError: a malformed id, an unknown kind, or a factor without levels.
+        NormlibError: a malformed id, an unknown kind, a factor without levels, a preset without a number of seeds, or a
+            setting whose name is taken ("seed", "status", "device", the methods of a mapping).
     """
 
     id: str
@@ -121,13 +127,19 @@ class Study:
     instances: ClassVar[dict[str, Study]] = {}
 
     def __post_init__(self) -> None:
-        if self.id.count(".") != 1:
+        if not re.fullmatch(r"[\w-]+\.[\w-]+", self.id):
             raise NormlibError(f"study id {self.id!r} must be a BibTeX key, a dot and an item, such as 'lecun1998.rates'")
         if self.kind not in KINDS:
             raise unknown("kind of study", self.kind, KINDS)
-        for name, levels in self.vary.items():
-            if not isinstance(levels, list) or not levels:
-                raise NormlibError(f"{self.id}: factor {name!r} needs a list of levels, got {levels!r}")
+        for where, settings in {"vary": self.vary, **{preset: getattr(self, preset) for preset in self.presets()}}.items():
+            for name, levels in settings.items():
+                if name in RESERVED:
+                    raise NormlibError(f"{self.id}: {where} has a setting named {name!r}, which means something else; rename it")
+                if name in self.vary and (not isinstance(levels, list) or not levels):
+                    raise NormlibError(f"{self.id}: factor {name!r} needs a list of levels in {where}, got {levels!r}")
+        missing = [preset for preset in self.presets() if preset not in self.seeds]
+        if missing:
+            raise NormlibError(f"{self.id}: seeds has no number for {', '.join(missing)}")
         self._trial: Callable[..., Table] | None = None
         self._draw: Callable[[pd.DataFrame], Drawing] | None = None
         Study.instances[self.id] = self
@@ -205,7 +217,7 @@ class Study:
 
     def code(self, config: Mapping[str, Any]) -> str:
         """Digest the code that a trial of this configuration reaches."""
-        names = tuple(sorted({value for value in config.values() if isinstance(value, str)}))
+        names = tuple(sorted(set(_strings(list(config.values())))))
         if names not in self._codes:
             self._codes[names] = code_digest([self._function("trial")], names)
         return self._codes[names]
@@ -215,8 +227,14 @@ class Study:
         return self.__dict__.setdefault("_code_cache", {})
 
     def is_fresh(self, record: Record) -> bool:
-        """Tell whether the record was measured by the code as it is now."""
-        return record.code == self.code(record.config)
+        """Tell whether the record was measured by the code as it is now, at settings that its preset still has."""
+        return record.code == self.code(record.config) and _canonical(record.config) in self._settings(record.preset)
+
+    def _settings(self, preset: str) -> set[str]:
+        cache: dict[str, set[str]] = self.__dict__.setdefault("_settings_cache", {})
+        if preset not in cache:
+            cache[preset] = set(map(_canonical, self.configurations(preset))) if preset in self.presets() else set()
+        return cache[preset]
 
     # -- what came out ---------------------------------------------------------------------------------------------
 
@@ -241,6 +259,21 @@ class Study:
         return function
 
 
+def _canonical(config: Mapping[str, Any]) -> str:
+    return json.dumps(dict(config), sort_keys=True)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """List the texts in a setting, also within lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings([*value.keys(), *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
+
+
 def table_of(records: Iterable[Record]) -> pd.DataFrame:
     """Lay records out as one table: settings, seed and status beside the columns that each trial measured.
 
@@ -250,10 +283,11 @@ def table_of(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         if record.status == "failed":
             continue
-        clash = {n for n in record.table.keys() & record.config.keys() if record.table[n] != record.config[n]}
+        given = {**record.config, "seed": record.seed, "status": record.status}
+        clash = {name for name in record.table.keys() & given.keys() if record.table[name] != given[name]}
         if clash:
             raise NormlibError(f"{record.study}: the trial returned columns named like settings: {sorted(clash)}")
-        columns = {**record.config, "seed": record.seed, "status": record.status, **record.table}
+        columns = {**given, **record.table}
         constant = {name: value for name, value in columns.items() if not isinstance(value, list)}
         varying = {name: value for name, value in columns.items() if isinstance(value, list)}
         lengths = {len(value) for value in varying.values()}

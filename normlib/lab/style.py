@@ -14,9 +14,9 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 INK = "#1f2328"
-PAPER = "#fdfdfc"
+PAPER = "#fefefe"
 GRID = "#d9dcdf"
-DARK = {INK: "#e4e6e8", PAPER: "#14181e", GRID: "#3a4048"}
+DARK = {INK: "#e4e6e8", PAPER: "#121212", GRID: "#3a4048"}
 
 # After Okabe & Ito: told apart with any kind of color vision, on light and on dark ground.
 BLUE, ORANGE, GREEN, PINK = "#2a7ab9", "#d98200", "#009e73", "#c46a9c"

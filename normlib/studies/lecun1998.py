@@ -119,8 +119,8 @@ def _(table):
         caption="The inputs shape the bowl: the Hessian of least squares is their second moment. Contours of the loss around its "
         "minimum (+), and gradient descent at the best single rate, $2/(\\lambda_\\min+\\lambda_\\max)$, until the distance has "
         f"shrunk a thousandfold: {steps['raw']} steps for raw inputs, {steps['centered']} for centered, {steps['standardized']} "
-        f"for standardized, {steps['whitened']} for whitened ones (at most 60 points drawn). The covariance of raw inputs differs from the Hessian by "
-        f"{number(100 * raw.from_covariance)} % (relative Frobenius norm), because it leaves out the mean.",
+        f"for standardized, {steps['whitened']} for whitened ones (at most 60 points are drawn). For raw inputs the covariance "
+        f"is not the Hessian: they differ by {number(100 * raw.from_covariance)} % (Frobenius norm), for want of the mean.",
         alt="Four contour plots of a quadratic loss over two weights with a gradient descent path each, for raw, centered, "
         "standardized and whitened inputs: from a narrow zigzagging valley to circles.",
     )

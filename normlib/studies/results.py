@@ -88,7 +88,7 @@ def _data_names(records: Iterable[Record]) -> list[str]:
 def duration(seconds: float) -> str:
     """Write a time as a reader would."""
     if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
