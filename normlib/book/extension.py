@@ -12,7 +12,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from normlib.book import citations
+from normlib.book import reference_style
 from normlib.book.display import IN_BOOK
 from normlib.book.freshness import cache_folder, page_digest
 from normlib.book.furniture import closing, opening
@@ -25,7 +25,7 @@ FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
-    citations.register()
+    reference_style.register()
     app.add_config_value("normlib_cache", "_build/cache", "env")
     app.connect("config-inited", _vendor_static_files)
     app.connect("env-get-outdated", _outdated_pages)

@@ -71,13 +71,13 @@ class Claim:
 
 
 def number(value: float) -> str:
-    """Write a number with three significant digits, plainly where that is short."""
+    """Write a number with three significant digits where that is short, else with two and a power of ten."""
     if not np.isfinite(value):
         return {np.inf: "∞", -np.inf: "−∞"}.get(value, "not a number")
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa}·10^{int(exponent)}".replace("-", "−")
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    text = f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     return text.replace("-", "−")
 
 
@@ -97,7 +97,8 @@ def bootstrap_interval(
     """
     values = np.asarray(samples, dtype=float)
     resampled = np.random.default_rng(0).choice(values, (draws, len(values)))
-    low, high = np.quantile(statistic(resampled, axis=1), [(1 - level) / 2, (1 + level) / 2])
+    # No interpolation: between two infinities there is none.
+    low, high = np.quantile(statistic(resampled, axis=1), [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
 
 
@@ -121,7 +122,8 @@ def judge_effect(
 
     The verdict is *reproduced* if the whole interval lies in the claimed range, *not resolved* if it holds the value that
     means "no effect", *direction only* if it lies on the claimed side of that value but not in the range, and
-    *not reproduced* if it lies on the other side.
+    *not reproduced* if it lies on the other side. A claimed range that ends at "no effect" does not contain it: a tie is not
+    resolved. A sample that is not a number, such as that of a diverged run, leaves the verdict *not resolved*.
 
     Args:
         effect: what the samples are, in words, with the unit.
@@ -135,16 +137,20 @@ def judge_effect(
         The median with its bootstrap interval; with fewer than three seeds the verdict stays *not resolved*.
     """
     values = np.asarray(samples, dtype=float)
-    middle = float(np.median(values))
+    broken = int(np.isnan(values).sum())
+    middle = float(np.median(values)) if len(values) and not broken else float("nan")
     if len(values) < MINIMUM_SEEDS and not exact:
         few = f"{len(values)} seed{'s' if len(values) != 1 else ''}: too few to judge"
         return Judgement(effect, middle, None, None, Verdict.UNRESOLVED, few)
+    if broken:
+        return Judgement(effect, middle, None, None, Verdict.UNRESOLVED, f"no number for {broken} of {len(values)} seeds")
     low, high = (middle, middle) if exact else bootstrap_interval(values)
     return Judgement(effect, middle, low, high, _verdict(low, high, claimed, null), note)
 
 
 def _verdict(low: float, high: float, claimed: tuple[float, float], null: float) -> Verdict:
-    if claimed[0] <= low and high <= claimed[1]:
+    tie = null in claimed and low <= null <= high
+    if claimed[0] <= low and high <= claimed[1] and not tie:
         return Verdict.REPRODUCED
     if low <= null <= high:
         return Verdict.UNRESOLVED

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from normlib.errors import NormlibError
+
 PACKAGE = "normlib"
 NAMELESS = "_"  # the parts of a study, and loop variables nobody reads: never used by name
 _ROOT = Path(__file__).resolve().parents[1]
@@ -84,19 +86,31 @@ class _Module:
             self._index(statement)
 
     def _index(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.Import):
-            for alias in statement.names:
-                local = alias.asname or alias.name.partition(".")[0]
-                self.imports[local] = (alias.name if alias.asname else local, None)
-        elif isinstance(statement, ast.ImportFrom):
-            source = self._absolute(statement)
-            for alias in statement.names:
-                self.imports[alias.asname or alias.name] = (source, alias.name)
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            self.imports |= self.imported(statement)
         else:
             if isinstance(statement, ast.FunctionDef) and (owner := _owner(statement)):
                 self.parts.setdefault(owner, []).append(statement)
             for name in _bound_names(statement):
                 self.definitions.setdefault(name, []).append(statement)
+
+    def imported(self, statement: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str | None]]:
+        """Return what each name that an import binds stands for: a module, and a name in it if it is not the module itself."""
+        if isinstance(statement, ast.ImportFrom):
+            source = self._absolute(statement)
+            return {alias.asname or alias.name: (source, alias.name) for alias in statement.names}
+        first = [alias.name if alias.asname else alias.name.partition(".")[0] for alias in statement.names]
+        return {alias.asname or name: (name, None) for alias, name in zip(statement.names, first, strict=True)}
+
+    def lazy(self, name: str) -> str | None:
+        """Find the module that the module's own `__getattr__` takes a name from: the value of that name in a table here."""
+        if "__getattr__" not in self.definitions:
+            return None
+        tables = [table for statement in self.tree.body if isinstance(table := getattr(statement, "value", None), ast.Dict)]
+        for key, value in ((k, v) for table in tables for k, v in zip(table.keys, table.values, strict=True)):
+            if isinstance(key, ast.Constant) and key.value == name and isinstance(value, ast.Constant):
+                return str(value.value)
+        return None
 
     def _absolute(self, statement: ast.ImportFrom) -> str:
         if not statement.level:
@@ -148,6 +162,8 @@ class _Reach:
             self._follow_import(module.imports[name])
         elif _exists(f"{module_name}.{name}"):
             self.visit_name(f"{module_name}.{name}", None)
+        elif source := module.lazy(name):
+            self.visit_name(source, name)
 
     def visit_statement(self, module: _Module, statement: ast.stmt, key: str) -> None:
         entries = _registry_entries(statement)
@@ -156,32 +172,32 @@ class _Reach:
             return
         text = _dump(statement)
         self.parts[key] = self.parts.get(key, "") + hashlib.sha256(text.encode()).hexdigest()[:16]
-        for node in _counted(statement):
+        nodes = _counted(statement)
+        imports = dict(module.imports)
+        for node in nodes:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                imports |= module.imported(node)
+        for node in nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 self.strings.add(node.value)
-            elif isinstance(node, (ast.Import, ast.ImportFrom)):
-                self._follow_local_import(module, node)
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                self._follow_attribute(module, node.value.id, node.attr)
+            elif isinstance(node, ast.Attribute):
+                self._follow_attribute(imports, _dotted(node))
             elif isinstance(node, ast.Name) and node.id in module.definitions and node.id != NAMELESS:
                 self.visit_name(module.name, node.id)
-            elif isinstance(node, ast.Name) and module.imports.get(node.id, ("", None))[1] is not None:
-                self._follow_import(module.imports[node.id])
+            elif isinstance(node, ast.Name) and imports.get(node.id, ("", None))[1] is not None:
+                self._follow_import(imports[node.id])
 
-    def _follow_attribute(self, module: _Module, base: str, attribute: str) -> None:
-        source, name = module.imports.get(base, ("", None))
-        if name is None and source:  # import normlib.x as base
-            self.visit_name(source, attribute)
-        elif name and _exists(f"{source}.{name}"):  # from normlib import x; x.attribute
-            self.visit_name(f"{source}.{name}", attribute)
-
-    def _follow_local_import(self, module: _Module, node: ast.Import | ast.ImportFrom) -> None:
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                self._follow_import((module._absolute(node), alias.name))
-        else:
-            for alias in node.names:
-                self.visit_name(alias.name, None)
+    def _follow_attribute(self, imports: dict[str, tuple[str, str | None]], names: list[str]) -> None:
+        """Follow `a.b.c` through modules to the first name that is none."""
+        source, name = imports.get(names[0], ("", None)) if names else ("", None)
+        place = f"{source}.{name}" if name else source
+        if place.partition(".")[0] != PACKAGE or not _exists(place):
+            return
+        for attribute in names[1:]:
+            if not _exists(f"{place}.{attribute}"):
+                self.visit_name(place, attribute)
+                return
+            place = f"{place}.{attribute}"
 
     def _follow_import(self, target: tuple[str, str | None]) -> None:
         source, name = target
@@ -201,6 +217,16 @@ def _flat(body: list[ast.stmt]) -> list[ast.stmt]:
         else:
             out.append(statement)
     return out
+
+
+def _dotted(node: ast.Attribute) -> list[str]:
+    """Read `a.b.c` as its names, or nothing if it starts with something else than a name."""
+    names = [node.attr]
+    inner = node.value
+    while isinstance(inner, ast.Attribute):
+        names.append(inner.attr)
+        inner = inner.value
+    return [inner.id, *reversed(names)] if isinstance(inner, ast.Name) else []
 
 
 def _bound_names(statement: ast.stmt) -> list[str]:
@@ -280,7 +306,7 @@ def _statement_of(module: _Module, function: Callable[..., Any]) -> ast.stmt:
             if first == line:
                 bare = ast.FunctionDef(name=statement.name, args=statement.args, body=statement.body, decorator_list=[])
                 return ast.copy_location(bare, statement)
-    raise LookupError(
+    raise NormlibError(
         f"the source of {function.__module__} has no top-level function at line {line}; was it edited since the import?"
     )
 
@@ -298,6 +324,8 @@ def _exists(module: str) -> bool:
 
 def _module(name: str) -> _Module:
     path = _path(name)
+    if not path.is_file():
+        raise NormlibError(f"the source of {name} is in no file, so it has no digest; write the study into a module")
     return _parsed(name, path, path.stat().st_mtime_ns)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import random
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from normlib.errors import NormlibError, unknown
 from normlib.lab.executors import OpenExecutor, choose_executor
@@ -28,6 +29,7 @@ from normlib.lab.records import Record, Store, pack_table, record_key
 from normlib.lab.study import PRESETS, Config, Diverged, Study
 
 RETRIES = 2
+_ALONE = threading.Lock()  # one trial at a time in a process: the random generators and the thread count are the process's own
 
 
 @dataclass
@@ -175,11 +177,12 @@ def execute(module: str, study_id: str, preset: str, config: Mapping[str, Any], 
     importlib.import_module(module)
     study = Study.instances[study_id]
     settings = Config(config, device)
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    clock = time.perf_counter()
-    with _one_thread(device):
+    with _ALONE, _one_thread(device):
+        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        clock = time.perf_counter()
         seed_everything(seed)
         status, reason, table = _measure(study, settings, seed)
+        seconds = round(time.perf_counter() - clock, 3)
     return {
         "study": study_id,
         "preset": preset,
@@ -192,7 +195,7 @@ def execute(module: str, study_id: str, preset: str, config: Mapping[str, Any], 
         "device": device_name(device),
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "start": started,
-        "seconds": round(time.perf_counter() - clock, 3),
+        "seconds": seconds,
         "peak_mb": peak_memory_mb(device),
         "notes": settings.notes,
     }

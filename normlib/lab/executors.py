@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -50,12 +52,27 @@ def choose_executor(preset: str, device: str, workers: int | None, executor: Exe
 
 
 def process_pool(workers: int) -> Executor:
-    """Make a pool of processes: loky's where it is installed, else the standard library's, spawned afresh."""
+    """Make a pool of processes: loky's where it is installed, else the standard library's, spawned afresh.
+
+    A worker ends with its parent, also when the parent is killed.
+    """
     try:
         from loky import ProcessPoolExecutor as LokyExecutor
     except ImportError:
-        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    return _LokyPool(LokyExecutor(workers, timeout=None))
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with, initargs=(os.getpid(),))
+    return _LokyPool(LokyExecutor(workers, timeout=None, initializer=_end_with, initargs=(os.getpid(),)))
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone; nobody would take its results."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
 
 
 class _LokyPool(Executor):

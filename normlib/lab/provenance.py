@@ -20,8 +20,9 @@ def checkout() -> Path | None:
 
 
 def git_state() -> tuple[str | None, bool]:
-    """Return the commit of the code and whether tracked files other than records differ from it.
+    """Return the commit of the code and whether the code differs from it.
 
+    It differs when a tracked file other than a record was changed, or when the package has a module that git does not track.
     Outside a checkout the commit is the one that pip noted when it installed from a repository (PEP 610); it is None when
     nothing noted it.
     """
@@ -30,11 +31,15 @@ def git_state() -> tuple[str | None, bool]:
         return _installed_commit(), False
     commit = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
-    return commit or None, bool(changes)
+    unknown = _git(root, "ls-files", "--others", "--exclude-standard", "--", ":(glob)normlib/**/*.py")
+    return commit or None, bool(changes or unknown)
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    except OSError:  # there is no git on this machine
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

@@ -100,7 +100,7 @@ def record_key(study: str, preset: str, config: Mapping[str, Any], seed: int, co
     try:
         text = _canonical({"study": study, "preset": preset, "config": dict(config), "seed": seed, "code": code})
     except (TypeError, ValueError) as error:
-        raise NormlibError(f"a setting of {study} cannot be recorded: {error}; use plain numbers, text, or lists of them") from error
+        raise NormlibError(f"a setting of {study} cannot be recorded: {error}; use numbers, text, or lists of them") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

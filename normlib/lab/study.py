@@ -287,13 +287,13 @@ def table_of(records: Iterable[Record]) -> pd.DataFrame:
         clash = {name for name in record.table.keys() & given.keys() if record.table[name] != given[name]}
         if clash:
             raise NormlibError(f"{record.study}: the trial returned columns named like settings: {sorted(clash)}")
-        columns = {**given, **record.table}
-        constant = {name: value for name, value in columns.items() if not isinstance(value, list)}
-        varying = {name: value for name, value in columns.items() if isinstance(value, list)}
-        lengths = {len(value) for value in varying.values()}
+        varying = {name for name, value in record.table.items() if isinstance(value, list)}
+        lengths = {len(record.table[name]) for name in varying}
         if len(lengths) > 1:
             raise NormlibError(f"{record.study}: the columns of a trial have different lengths: {sorted(lengths)}")
-        frames.append(pd.DataFrame(varying or {"seed": [record.seed]}).assign(**constant))
+        rows = lengths.pop() if lengths else 1
+        columns = {**given, **record.table}
+        frames.append(pd.DataFrame({name: v if name in varying else [v] * rows for name, v in columns.items()}))
     if not frames:
         raise NormlibError("there are no usable records to draw or judge; run the study first: normlib run STUDY")
     return pd.concat(frames, ignore_index=True)

@@ -18,7 +18,7 @@ NORM_COLORS = {
     "scaled_weight": OLIVE,
 }  # fmt: skip
 
-WIDTH = 7.2
+WIDTH = 6.6
 """Width of a full figure, in inches; at this width the text is as large as the page's own."""
 
 

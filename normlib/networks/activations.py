@@ -1,0 +1,55 @@
+"""The activation functions that the studies compare, by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from normlib.registry import Registry
+
+ACTIVATIONS = Registry(
+    "activation",
+    {
+        "logistic": "torch.nn:Sigmoid",
+        "tanh": "torch.nn:Tanh",
+        "scaled_tanh": "normlib.networks.activations:ScaledTanh",
+        "softsign": "torch.nn:Softsign",
+        "relu": "torch.nn:ReLU",
+        "identity": "torch.nn:Identity",
+    },
+)
+
+
+class ScaledTanh(nn.Module):
+    r"""The sigmoid $f(x) = 1.7159 \tanh(2x/3)$: $f(\pm 1) = \pm 1$, and its curvature is largest near $x = \pm 1$.
+
+    Shape:
+        Any; the output has the shape of the input.
+
+    Example:
+        >>> ScaledTanh()(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([-1.0000,  0.0000,  1.0000])
+
+    Source: `lecun1998`, section 4.4.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the function to each element."""
+        return 1.7159 * torch.tanh(input * (2 / 3))
+
+
+def make_activation(name: str) -> nn.Module:
+    """Build the activation that a name stands for, as a module, so that a forward hook can watch it.
+
+    Args:
+        name: a key of `ACTIVATIONS`.
+
+    Raises:
+        UnknownNameError: if the name is not known; the message holds the nearest match.
+
+    Example:
+        >>> make_activation("softsign")(torch.tensor([3.0]))
+        tensor([0.7500])
+    """
+    activation: nn.Module = ACTIVATIONS[name]()
+    return activation

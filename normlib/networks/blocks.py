@@ -1,0 +1,43 @@
+"""What the networks are built of: weight layers drawn from one generator, and the unit weight layer → norm → activation."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from normlib.layers import make_norm
+from normlib.networks.activations import make_activation
+from normlib.networks.initialization import make_initializer
+
+
+class WeightLayers:
+    """Builds the weight layers of one network: weights drawn in the order of the calls, biases zero.
+
+    The generator lives on the CPU and draws nothing but these weights. So a seed gives the same network whatever the norm,
+    and whichever device it moves to; torch's global generator is left as it is.
+
+    Args:
+        init: an initialization spec.
+        seed: seed of the generator.
+    """
+
+    def __init__(self, init: str, seed: int) -> None:
+        self.init = make_initializer(init)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, kind: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        """Build `kind(*args, **kwargs)`, a linear layer or a convolution."""
+        layer = nn.utils.skip_init(kind, *args, **kwargs)
+        self.init(layer.weight, self.generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        return layer
+
+
+def block(layer: nn.Module, num_features: int, norm: str, activation: str) -> nn.Sequential:
+    """Chain a weight layer, the norm that a spec names, and an activation: children `layer`, `norm`, `activation`."""
+    parts = OrderedDict(layer=layer, norm=make_norm(norm, num_features), activation=make_activation(activation))
+    return nn.Sequential(parts)

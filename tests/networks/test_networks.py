@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import nn
+
+from normlib.errors import NormlibError, UnknownNameError
+from normlib.layers import NORMS, make_norm
+from normlib.networks import MLP, NETWORKS, PlainConvNet, make_network
+
+BUILDERS = {
+    "mlp": lambda **kw: make_network("mlp", sizes=[64, 64, 64, 5], **kw),
+    "plain": lambda **kw: make_network("plain", depth=6, width=32, in_channels=1, classes=5, image_size=8, **kw),
+}
+IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def weight_layers(network):
+    return [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+
+
+def fits(network, norm):
+    """Instance norm has nothing to average over in a vector."""
+    return not (network == "mlp" and norm == "instance")
+
+
+ARMS = [(network, norm) for network in BUILDERS for norm in NORMS if fits(network, norm)]
+
+
+def test_every_network_is_tested():
+    assert set(NETWORKS) == set(BUILDERS)
+
+
+@pytest.mark.parametrize(("network", "norm"), ARMS)
+def test_arms_differ_in_the_norm_alone(network, norm):
+    plain, normed = BUILDERS[network](norm="none", seed=7), BUILDERS[network](norm=norm, seed=7)
+    ours, theirs = weight_layers(plain), weight_layers(normed)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.weight, b.weight)
+        assert not b.bias.any()
+    own = sum(p.numel() for block in normed.blocks for p in make_norm(norm, block.layer.weight.shape[0]).parameters())
+    assert sum(p.numel() for p in normed.parameters()) - own == sum(p.numel() for p in plain.parameters())
+
+
+@pytest.mark.parametrize(("network", "norm"), ARMS)
+def test_every_arm_runs_and_the_gradient_reaches_every_weight_layer(network, norm):
+    net = BUILDERS[network](norm=norm, seed=1)
+    output = net(IMAGES)
+    assert output.shape == (4, 5)
+    output.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert all(layer.weight.grad.any() for layer in weight_layers(net))
+
+
+@pytest.mark.parametrize("network", BUILDERS)
+def test_seed_decides_and_the_global_generator_is_left_alone(network):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = BUILDERS[network](seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    again, other = BUILDERS[network](seed=3), BUILDERS[network](seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_mlp_computes_what_it_says():
+    net = MLP([3, 4, 2], activation="tanh", seed=0).double()
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (first,) = net.blocks
+    by_hand = torch.tanh(x @ first.layer.weight.T + first.layer.bias) @ net.head.weight.T + net.head.bias
+    assert torch.allclose(net(x), by_hand, rtol=0, atol=1e-14)
+
+
+def test_mlp_norm_stands_between_layer_and_activation():
+    net = MLP([3, 8, 2], norm="batch", activation="relu")
+    assert [name for name, _ in net.blocks[0].named_children()] == ["layer", "norm", "activation"]
+    assert isinstance(net.blocks[0].norm, nn.modules.batchnorm._BatchNorm)
+
+
+def test_two_sizes_make_a_linear_model_and_bias_can_be_left_out():
+    net = MLP([3, 2], bias=False)
+    assert [name for name, _ in net.named_parameters()] == ["head.weight"]
+
+
+@pytest.mark.parametrize("depth", [4, 5, 8, 14, 30])
+def test_plain_depth_counts_weight_layers_and_poolings_are_evenly_spaced(depth):
+    net = PlainConvNet(depth, width=2, in_channels=3, classes=4)
+    layers = weight_layers(net)
+    assert len(layers) == depth
+    assert layers[0].weight.shape == (2, 3, 3, 3)
+    first, second = (position + 1 for position in net.pooled)
+    parts = [first, second - first, depth - 1 - second]
+    assert min(parts) >= 1
+    assert max(parts) - min(parts) <= 1
+
+
+def test_plain_he_keeps_the_signal_and_the_xavier_arm_halves_its_variance_a_layer():
+    depth, x = 14, torch.randn(16, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    outputs = [PlainConvNet(depth, 16, 1, 5, init=init, seed=0)(x) for init in ("he", "xavier_fan_in")]
+    # ReLU nets are homogeneous and the two arms share their draws: the ratio is exact
+    assert torch.allclose(outputs[1], outputs[0] * 2 ** (-depth / 2), rtol=1e-4, atol=0)
+
+
+def test_errors_say_what_fits():
+    with pytest.raises(NormlibError, match="at least 4"):
+        PlainConvNet(3, 4, 1, 10)
+    with pytest.raises(NormlibError, match="4 pixels"):
+        PlainConvNet(8, 4, 1, 10, image_size=3)
+    with pytest.raises(NormlibError, match="inputs, hidden"):
+        MLP([3])
+    with pytest.raises(UnknownNameError, match="did you mean 'batch'"):
+        MLP([3, 4, 2], norm="bacth")
