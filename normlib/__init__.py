@@ -18,9 +18,9 @@ _PUBLIC = {
     "RMSNorm": "normlib.layers",
     "make_norm": "normlib.layers",
     "reference": "normlib.layers",
-    "show": "normlib.book",
-    "scoreboard": "normlib.book",
-    "claims_table": "normlib.book",
+    "show": "normlib.book.display",
+    "scoreboard": "normlib.book.display",
+    "claims_table": "normlib.book.display",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -1,4 +1,4 @@
-"""The command line: `normlib run | list | show | claims | data`. Thin: it reads arguments and prints what the library answers."""
+"""The command line: `normlib run | list | show | claims | data | bench`. Thin: it reads arguments and prints what the library answers."""
 
 from __future__ import annotations
 
@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?")
     data.set_defaults(command=_data)
 
+    bench = commands.add_parser("bench", help="time the layers against torch.nn")
+    bench.add_argument("--device", default="cpu")
+    bench.set_defaults(command=_bench)
+
     for command in (run, listing, show, claims):
         command.add_argument("--results", type=Path, metavar="FOLDER", help="the folder of records (default: $NORMLIB_RESULTS)")
     return parser
@@ -104,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
     if not options.studies and not options.pending:
         raise NormlibError("name at least one study (`normlib list` shows them), or pass --pending for all that lack records")
     store = Store.default(options.results)
-    deadline = time.monotonic() + _seconds(options.budget) if options.budget else None
+    deadline = time.monotonic() + _seconds(options.budget) if options.budget is not None else None
     ids = _chosen(options.studies or list(STUDIES))
     ids = [i for i in ids if options.preset in get_study(i).presets()] if options.pending else ids
     status = 0
@@ -139,7 +143,10 @@ def _told(outcome: Any) -> str:
 def _seconds(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
     try:
-        return float(text[:-1]) * units[text[-1]]
+        seconds = float(text[:-1]) * units[text[-1]]
+        if not 0 < seconds < float("inf"):
+            raise ValueError
+        return seconds
     except (KeyError, ValueError, IndexError):
         raise NormlibError(f"--budget {text!r} is no duration; write a number with a unit, such as 90s, 20m or 2h") from None
 
@@ -165,7 +172,7 @@ def _list(options: argparse.Namespace) -> int:
             stale = f" +{len(records) - fresh} stale" if len(records) > fresh else ""
             cells.append(f"{fresh}/{len(study.trials(preset))}{stale}")
         table.add_row(study_id, study.title, *cells)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
     return 0
 
 
@@ -176,14 +183,16 @@ def _show(options: argparse.Namespace) -> int:
 
     study = get_study(options.study)
     found = best_records(study, Store.default(options.results), options.preset)
-    drawing = study.drawing(found.records)
+    drawing = found.drawing()
     if options.out:
         try:
+            if not options.out.suffix:
+                raise ValueError("the name needs an ending, such as .svg")
             drawing.figure.savefig(options.out)
         except (OSError, ValueError) as error:
             raise NormlibError(f"the figure could not be written to {options.out}: {error}") from error
     print(f"{study.id}: {study.title}\n\n{drawing.caption}\n\n{provenance_line(found)}\n")
-    for claim, judgement in study.judge(found.records):
+    for claim, judgement in found.judge():
         print(f"  {judgement.verdict.value:>18}  {claim.statement}\n{'':20}  {judgement}. {judgement.note}".rstrip())
     return 0
 
@@ -199,8 +208,8 @@ def _claims(options: argparse.Namespace) -> int:
     rows = ledger(Store.default(options.results), _chosen(options.studies or list(STUDIES)))
     table = Table("claim", "statement", "measured", "verdict", box=None, header_style="bold")
     for row in rows:
-        table.add_row(row.claim.id, row.claim.statement, str(row.judgement or "no records"), row.verdict)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_row(row.claim.id, row.claim.statement, str(row.judgement or "–"), row.verdict)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
     return 0
 
 
@@ -212,4 +221,14 @@ def _data(options: argparse.Namespace) -> int:
         print(found)
         return 0
     print(data.describe())
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from normlib.bench import bench_layers
+
+    print(f"{'norm':<18}{'input':<22}{'torch.nn, ms':>13}{'normlib':>9}{'formula':>9}   (forward and backward; ratios to torch.nn)")
+    for row in bench_layers(options.device):
+        shape = "×".join(map(str, row.shape))
+        print(f"{row.spec:<18}{shape:<22}{row.torch_ms:>13.2f}{row.fast_ratio:>9.2f}{row.formula_ratio:>9.2f}", flush=True)
     return 0

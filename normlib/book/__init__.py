@@ -1,5 +1,5 @@
-"""How studies meet readers: `show` and `scoreboard` for notebooks, and the Sphinx side that turns them into pages."""
+"""How studies meet readers.
 
-from normlib.book.display import claims_table, scoreboard, show
-
-__all__ = ["claims_table", "scoreboard", "show"]
+`display` is what chapters call (`show`, `scoreboard`), `pages` makes the website of it, `notebooks` the copies for Colab; `site`
+knows where the book lives.
+"""

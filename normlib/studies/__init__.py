@@ -11,8 +11,8 @@ STUDIES = Registry(
         # 1 Origins
         "lecun1998.hessian": "normlib.studies.lecun1998:hessian_is_second_moment",
         "lecun1998.rates": "normlib.studies.lecun1998:rates",
-        "lecun1998.spectrum": "normlib.studies.lecun1998:spectrum",
-        "lecun1998.predicted_rate": "normlib.studies.lecun1998:predicted_rate",
+        "lecun1998.spectrum": "normlib.studies.lecun1998_images:spectrum",
+        "lecun1998.predicted_rate": "normlib.studies.lecun1998_predicted:predicted_rate",
         "lecun1998.activations": "normlib.studies.lecun1998_activations:activations",
         "schraudolph1998.centering": "normlib.studies.schraudolph1998:centering",
         "glorot2010.init": "normlib.studies.glorot2010:init",

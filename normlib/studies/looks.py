@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normlib.lab import bootstrap_interval
 from normlib.lab.style import BLUE, COLORS, GRAY, GREEN, GRID, INK, OLIVE, ORANGE, PAPER, PINK, SKY, VERMILION
 
 NORM_COLORS = {
@@ -43,17 +43,12 @@ def palette(levels: Sequence[Any]) -> dict[Any, str]:
 
 def median_and_band(axes: Axes, table: pd.DataFrame, x: str, y: str, *, color: str, label: str | None = None, **line: Any) -> None:
     """Draw the median over seeds with its bootstrap 95 % interval as a band (no band for a single seed)."""
-    rows = []
-    for at, group in table.groupby(x, sort=True):
-        values = group[y].to_numpy(dtype=float)
-        values = values[np.isfinite(values)]
-        if len(values):
-            rows.append((at, float(np.median(values)), *(bootstrap_interval(values) if len(values) > 1 else (np.nan,) * 2)))
-    if not rows:
+    finite = table[np.isfinite(table[y].astype(float))]
+    if finite.empty:
         return
-    at, middle, low, high = map(np.asarray, zip(*rows, strict=True))
-    axes.plot(at, middle, color=color, label=label, **line)
-    axes.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
+    errorbar = ("ci", 95) if finite.seed.nunique() > 1 else None
+    options = {"estimator": "median", "errorbar": errorbar, "n_boot": 500, "seed": 0, "legend": False, **line}
+    sns.lineplot(finite, x=x, y=y, color=color, label=label, ax=axes, **options)
 
 
 def note(axes: Axes, text: str, x: float, y: float, **options: Any) -> None:

@@ -16,9 +16,11 @@ FRONT = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 REFERENCES = "\n```{bibliography}\n:filter: docname in docnames\n```\n"
 PAGES = {
     "index": "# Home\n\nTwo pages.\n",
-    "one": '# One\n\nSee {cite:t}`lecun1998`.\n\n```{code-cell} python\nfrom normlib import show\n\nshow("lecun1998.rates")\n```\n' + REFERENCES,
+    "one": '# One\n\nSee {cite:t}`lecun1998`.\n\n```{code-cell} python\nfrom normlib import show\n\nshow("lecun1998.rates")\n```\n'
+    + REFERENCES,
     "two": "# Two\n\n```{code-cell} python\nprint(40 + 2)\n```\n",
-    "claims": '# Claims\n\n```{code-cell} python\nfrom normlib import claims_table\n\nclaims_table(["lecun1998.rates"])\n```\n' + REFERENCES,
+    "claims": '# Claims\n\n```{code-cell} python\nfrom normlib import claims_table\n\nclaims_table(["lecun1998.rates"])\n```\n'
+    + REFERENCES,
 }
 
 
@@ -115,7 +117,7 @@ def test_a_failing_cell_fails_every_build(book: Book) -> None:
 
 @pytest.mark.slow
 def test_an_image_without_alt_text_fails_the_build(book: Book) -> None:
-    (book.root / "logo.svg").write_text((ROOT / "normlib/book/static/logo.svg").read_text())
+    (book.root / "logo.svg").write_text((ROOT / "normlib/book/pages/static/logo.svg").read_text())
     book.edit("two.md", "# Two\n", "# Two\n\n![](logo.svg)\n")
     code, log = book.build()
     assert code != 0 and "alt text" in log

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pybtex.backends.plaintext import Backend
 from pybtex.database import BibliographyData, Entry, Person, parse_string
 from pybtex.exceptions import PybtexError
 from pybtex.richtext import Text
 
 from normlib.errors import NormlibError, unknown
 
+PLAIN = Backend()
 ARXIV = re.compile(r"(?:arXiv:|arxiv\.org/abs/)\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+/\d{7})", re.IGNORECASE)
 
 
@@ -121,7 +123,12 @@ def _whole_name(person: Person) -> str:
 
 def _plain(latex: Any) -> str:
     """Turn LaTeX into text: accents become letters, grouping braces go."""
-    return " ".join(Text.from_latex(str(latex)).render_as("text").replace("\N{NO-BREAK SPACE}", " ").split())
+    return " ".join(Text.from_latex(str(latex)).render(PLAIN).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def _title(entry: Entry) -> str:
+    title = _plain(entry.fields["title"])
+    return _linked(entry, title) + ("" if title.endswith((".", "?", "!")) else ".")
 
 
 def _linked(entry: Entry, text: str) -> str:

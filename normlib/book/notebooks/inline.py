@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normlib.book.labels import Book
-from normlib.book.myst import MystError
-from normlib.book.references import TITLED, References
+from normlib.book.notebooks.blocks import MystError
+from normlib.book.notebooks.labels import Book
+from normlib.book.notebooks.references import TITLED, References
 from normlib.errors import NormlibError
 
 TOKEN = re.compile(

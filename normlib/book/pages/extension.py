@@ -12,11 +12,11 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from normlib.book import reference_style
 from normlib.book.display import IN_BOOK
-from normlib.book.freshness import cache_folder, page_digest
-from normlib.book.furniture import closing, opening
-from normlib.book.links import RECORDS
+from normlib.book.pages import reference_style
+from normlib.book.pages.freshness import cache_folder, page_digest
+from normlib.book.pages.furniture import closing, opening
+from normlib.book.pages.links import RECORDS
 from normlib.lab.records import committed_results
 
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
@@ -60,7 +60,7 @@ def _digests(app: Sphinx) -> dict[str, str | None]:
             path = Path(app.env.doc2path(docname))
             found[docname] = page_digest(path.read_text(encoding="utf-8")) if path.suffix == ".md" else None
         app.normlib_digests = found  # type: ignore[attr-defined]
-    return app.normlib_digests  # type: ignore[attr-defined, no-any-return]
+    return app.normlib_digests  # type: ignore[attr-defined]
 
 
 def _outdated_pages(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normlib.book.citations import Bibliography
-from normlib.book.myst import Block, MystError, parse
+from normlib.book.notebooks.blocks import Block, MystError
+from normlib.book.notebooks.citations import Bibliography
+from normlib.book.notebooks.myst import parse
 from normlib.book.site import Site
 
 FRONT_MATTER = re.compile(r"\A---\n(?P<yaml>.*?\n)---[ \t]*(?:\n|\Z)", re.DOTALL)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from normlib.book.labels import Book, Target
+from normlib.book.notebooks.labels import Book, Target
 from normlib.errors import NormlibError
 
 TITLED = re.compile(r"(?P<text>.*?)\s*<(?P<target>[^<>]+)>", re.DOTALL)

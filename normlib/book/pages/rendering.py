@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 
-from normlib.book.links import claims_page, links_of
+from normlib.book.pages.links import claims_page, links_of
 from normlib.book.payload import MIME_TYPE, TABLE_MIME_TYPE, VERDICT_MARKS, ClaimLine, Shown, StudyPage
 from normlib.lab.style import dark
 

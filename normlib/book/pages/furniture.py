@@ -6,7 +6,7 @@ import datetime
 import re
 from collections import defaultdict
 
-from normlib.book.freshness import cells_of, studies_of
+from normlib.book.pages.freshness import cells_of, studies_of
 from normlib.book.site import Site
 from normlib.lab import PRESETS, Store
 from normlib.lab.provenance import git_state

@@ -1,7 +1,7 @@
 """A reader for the MyST Markdown of the chapters: it splits a page into blocks and keeps the line of each.
 
 It knows fences, math, targets, comments, quotes and cell breaks, and takes everything else for paragraphs. It does not
-look inside paragraphs; `normlib.book.inline` does.
+look inside paragraphs; `normlib.book.notebooks.inline` does.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from normlib.errors import NormlibError
+from normlib.book.notebooks.blocks import Block, Kind, MystError
 
-Kind = Literal["text", "heading", "verbatim", "math", "target", "quote", "directive", "break"]
 FENCE = re.compile(r"(?P<indent>\s*)(?P<marks>(?P<mark>[`~:])(?P=mark){2,})\s*(?P<info>.*?)\s*")
 INFO = re.compile(r"\{(?P<name>[^{}\s]+)\}\s*(?P<argument>.*)")
 HEADING = re.compile(r"(?P<marks>#{1,6})\s+(?P<text>.*?)\s*#*\s*")
@@ -28,48 +26,6 @@ AMSMATH = re.compile(r"(?P<indent>\s*)\\begin\{(?P<name>[a-z]+\*?)\}.*")
 LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s")
 STRAY = re.compile(r"(?:`{3,}|:{3,})\{[^}]*\}|^\s*\[[^\]^]+\]:(?=\s)|^\s*:(?=\s+\S)")
 OPTION = re.compile(r":(?P<key>[\w-]+):\s*(?P<value>.*)")
-
-
-class MystError(NormlibError, ValueError):
-    """A chapter holds something that a notebook cannot show; the message names the file, the line and the construct."""
-
-    def __init__(self, path: Path, line: int, problem: str) -> None:
-        super().__init__(f"{path}:{line}: {problem}")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of a page; which fields are in use depends on its kind.
-
-    Attributes:
-        kind: what it is.
-        line: where it begins in the file, counted from 1.
-        text: the paragraph, heading, TeX or verbatim text; the label of a target.
-        indent: the white space before a block that belongs to a list item.
-        name: of a directive, "note".
-        argument: of a directive, the rest of its first line.
-        options: of a directive; the label of math is the option "label".
-        body: the lines of a directive or quote.
-        body_line: where the body begins in the file.
-        level: of a heading, 1 to 6.
-    """
-
-    kind: Kind
-    line: int
-    text: str = ""
-    indent: str = ""
-    name: str = ""
-    argument: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    body: tuple[str, ...] = ()
-    body_line: int = 0
-    level: int = 0
-
-    @property
-    def label(self) -> str | None:
-        """The name that other places refer to it by, if it has one."""
-        found = self.options.get("label") or self.options.get("name")
-        return str(found) if found else None
 
 
 def parse(lines: Sequence[str], path: Path, first: int = 1) -> list[Block]:
@@ -121,9 +77,7 @@ class _Reader:
             self._flush()
         else:
             if stray := STRAY.search(line):
-                raise self._error(
-                    f"{stray[0].strip()!r} cannot stand there: a directive begins its own line, links stand inline, no definition lists"
-                )
+                raise self._error(f"{stray[0].strip()!r} cannot stand there; directives begin a line, links stand inline")
             if not self.paragraph and not line.startswith((" ", "\t")):
                 self.in_list = False
             self.in_list = self.in_list or bool(LIST_ITEM.match(line))
