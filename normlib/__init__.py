@@ -15,6 +15,7 @@ _PUBLIC = {
     "GroupNorm": "normlib.layers",
     "InstanceNorm": "normlib.layers",
     "LayerNorm": "normlib.layers",
+    "NORMS": "normlib.layers",
     "RMSNorm": "normlib.layers",
     "make_norm": "normlib.layers",
     "reference": "normlib.layers",

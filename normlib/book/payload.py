@@ -6,7 +6,6 @@ import inspect
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from normlib.lab import Claim, Judgement
 from normlib.lab.style import to_svg
 from normlib.studies.results import Found, LedgerRow, provenance_line
 
@@ -19,6 +18,7 @@ VERDICT_MARKS = {
     "not reproduced": "danger",
     "needs larger scale": "warning",
     "no records yet": "light",
+    "records incomplete": "light",
 }
 
 
@@ -50,18 +50,19 @@ class ClaimLine:
     provenance: str
 
     @classmethod
-    def of(cls, claim: Claim, judgement: Judgement | None, found: Found | None) -> ClaimLine:
-        """Put a judgement into words."""
+    def of(cls, row: LedgerRow) -> ClaimLine:
+        """Put a row of the ledger into words."""
+        claim, judgement = row.claim, row.judgement
         return cls(
             id=claim.id,
             anchor=claim.anchor,
             statement=claim.statement,
             criterion=claim.criterion,
             by=claim.by,
-            verdict=judgement.verdict.value if judgement else "no records yet",
+            verdict=row.verdict,
             effect=str(judgement) if judgement else "",
             note=judgement.note if judgement else "",
-            provenance=provenance_line(found) if found else "",
+            provenance=provenance_line(row.found) if row.found else "",
         )
 
 
@@ -115,12 +116,12 @@ def study_page(found: Found, live: Found | None) -> StudyPage:
         code_lines=(first, last),
         shown=_drawn(found),
         live=_drawn(live) if live else None,
-        claims=[ClaimLine.of(claim, judgement, found) for claim, judgement in study.judge(found.records)],
+        claims=[ClaimLine.of(LedgerRow(claim, judgement, found)) for claim, judgement in found.judge()],
     )
 
 
 def _drawn(found: Found) -> Shown:
-    drawing = found.study.drawing(found.records)
+    drawing = found.drawing()
     return Shown(
         preset=found.preset,
         svg=to_svg(drawing.figure),
@@ -136,8 +137,3 @@ def code_lines(found: Found) -> tuple[int, int]:
     """Return the first and last line of the trial in its file."""
     lines, first = inspect.getsourcelines(found.study.trial_function)
     return first, first + len(lines) - 1
-
-
-def claim_lines(rows: list[LedgerRow]) -> list[ClaimLine]:
-    """Put the ledger into words."""
-    return [ClaimLine.of(row.claim, row.judgement, row.found) for row in rows]

@@ -117,6 +117,8 @@ def grouped(
     Example:
         >>> grouped(24, size=8).num_groups
         3
+
+    Source: `wu2018`.
     """
     if groups is not None and size is not None:
         raise ShapeError(f"group takes groups or size, not both; got groups={groups} and size={size}. Leave one out.")

@@ -138,6 +138,25 @@ def test_rank_six_is_rank_three_flattened(layer: type, track: bool) -> None:
     torch.testing.assert_close(dict(six.state_dict()), dict(three.state_dict()))
 
 
+@pytest.mark.parametrize("layer", [BatchNorm, InstanceNorm])
+def test_fused_operations_get_no_more_axes_than_cudnn_takes(layer: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = []
+    for name in ("batch_norm", "instance_norm"):
+        fused = getattr(nn.functional, name)
+        monkeypatch.setattr(nn.functional, name, lambda x, *a, _f=fused, **k: ranks.append(x.ndim) or _f(x, *a, **k))
+    for shape in [(2, 3, 2, 1, 2), (2, 3, 2, 1, 2, 3)]:
+        layer(3)(torch.ones(shape))
+    assert ranks == [5, 3]
+
+
+def test_half_input_meets_full_parameters() -> None:
+    x = sample((3, 4, 2), 0).bfloat16()
+    for module in (BatchNorm(4), InstanceNorm(4, affine=True), GroupNorm(2, 4), ChannelLayerNorm(4), ChannelRMSNorm(4)):
+        for formula in (False, True):
+            with reference(formula):
+                assert module(x).dtype == torch.bfloat16
+
+
 def test_checkpoint_of_a_torch_network_loads_into_ours() -> None:
     def network(batch: type, group: type) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(2, 4, 3), batch(4), nn.ReLU(), nn.Conv2d(4, 4, 3), group(2, 4)).double()
