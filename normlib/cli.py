@@ -1,4 +1,4 @@
-"""The command line: `normlib run | list | show | claims | data | bench`. Thin: it reads arguments and prints what the library answers."""
+"""The command line: `normlib run | list | show | claims | data | bench`. It reads arguments and prints what the library answers."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ class NormlibError(Exception):
     """Something the caller can mend. The message says what was passed, what fits, and the likely fix."""
 
 
-class UnknownNameError(NormlibError, LookupError):
+class UnknownNameError(NormlibError, KeyError):
     """A name that no registry knows; the message holds the nearest names that exist."""
+
+    __str__ = Exception.__str__  # KeyError would quote the message
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:

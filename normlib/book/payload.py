@@ -14,7 +14,7 @@ TABLE_MIME_TYPE = "application/vnd.normlib.claims+json"
 VERDICT_MARKS = {
     "reproduced": "success",
     "direction only": "info",
-    "not resolved": "secondary",
+    "not resolved": "muted",
     "not reproduced": "danger",
     "needs larger scale": "warning",
     "no records yet": "light",

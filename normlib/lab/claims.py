@@ -77,7 +77,7 @@ def number(value: float) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa}·10^{int(exponent)}".replace("-", "−")
-    text = f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+    text = f"{value + 0.0:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     return text.replace("-", "−")
 
 

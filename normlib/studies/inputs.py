@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from normlib import data as datasets
 from normlib.data.dataset import Dataset
 from normlib.errors import unknown
 from normlib.lab import Config
+from normlib.probes import whitening
 
 TREATMENTS = ["raw", "centered", "standardized", "whitened"]
 
@@ -44,30 +44,12 @@ def treat(x: Tensor, treatment: str) -> Tensor:
     """
     if treatment == "raw":
         return x
+    if treatment == "whitened":
+        return whitening(x, center=True, kind="pca")(x)
     x = x - x.mean(dim=0)
     if treatment == "centered":
         return x
     if treatment == "standardized":
         deviation = x.square().mean(dim=0).sqrt()
         return x[:, deviation > 0] / deviation[deviation > 0]
-    if treatment == "whitened":
-        return x @ whitener(x)
     raise unknown("treatment of inputs", treatment, TREATMENTS)
-
-
-def whitener(x: Tensor, damping: float = 0.0) -> Tensor:
-    """Return the matrix that whitens centered inputs: eigenvectors of their covariance, divided by √(λ + damping · mean λ).
-
-    Directions whose variance is zero to rounding are left out, so that the whitened inputs have full rank.
-
-    Args:
-        x: centered inputs, shape (N, d).
-        damping: 0 whitens; a large value only rescales.
-
-    Returns:
-        Shape (d, rank).
-    """
-    covariance = x.T @ x / len(x)
-    variance, directions = torch.linalg.eigh(covariance)
-    kept = variance > variance[-1] * max(x.shape) * torch.finfo(x.dtype).eps
-    return directions[:, kept] / (variance[kept] + damping * variance.mean()).sqrt()

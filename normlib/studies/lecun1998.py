@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.func import grad, hessian
+from torch.func import grad
 
 from normlib.lab import Drawing, Judgement, Study, Verdict, judge_identity, number
+from normlib.probes import covariance, hessian, second_moment, spectrum, whitening
 from normlib.studies.inputs import TREATMENTS, load, treat
 from normlib.studies.looks import BLUE, GRAY, INK, VERMILION, subplots
 
@@ -36,15 +37,13 @@ def off_center_cloud(points: int, seed: int) -> torch.Tensor:
 def measure_curvature(x: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     """Compare the Hessian of least squares, by automatic differentiation, with what could be its closed form."""
     loss = _least_squares(x, target)
-    found = hessian(loss)(torch.zeros(x.shape[1], dtype=x.dtype))
-    second_moment = x.T @ x / len(x)
-    covariance = torch.cov(x.T, correction=0)
-    eigenvalues = torch.linalg.eigvalsh(found)
+    found = hessian(loss, torch.zeros(x.shape[1], dtype=x.dtype))
+    eigenvalues = spectrum(found)
     return {
-        "from_second_moment": float((found - second_moment).norm() / found.norm()),
-        "from_covariance": float((found - covariance).norm() / found.norm()),
-        "from_newton": _newton_gap(x, target, second_moment),
-        "condition": float(eigenvalues[-1] / eigenvalues[0]),
+        "from_second_moment": float((found - second_moment(x)).norm() / found.norm()),
+        "from_covariance": float((found - covariance(x)).norm() / found.norm()),
+        "from_newton": _newton_gap(x, target),
+        "condition": float(eigenvalues[0] / eigenvalues[-1]),
     }
 
 
@@ -52,13 +51,12 @@ def _least_squares(x, target):
     return lambda weights: (x @ weights - target).square().mean() / 2
 
 
-def _newton_gap(x: torch.Tensor, target: torch.Tensor, second_moment: torch.Tensor, rate: float = 0.3, steps: int = 20) -> float:
-    """Run damped Newton on x beside gradient descent on x H^(-1/2); return how far their outputs ever part, relatively."""
-    variance, axes = torch.linalg.eigh(second_moment)
-    x_hat = x @ (axes / variance.sqrt()) @ axes.T
+def _newton_gap(x: torch.Tensor, target: torch.Tensor, rate: float = 0.3, steps: int = 20) -> float:
+    """Run damped Newton on x beside gradient descent on whitened x; return how far their outputs ever part, relatively."""
+    x_hat, inverse = whitening(x, center=False)(x), second_moment(x).inverse()
     newton, plain, gap = torch.zeros_like(x[0]), torch.zeros_like(x[0]), 0.0
     for _ in range(steps):
-        newton = newton - rate * torch.linalg.solve(second_moment, grad(_least_squares(x, target))(newton))
+        newton = newton - rate * inverse @ grad(_least_squares(x, target))(newton)
         plain = plain - rate * grad(_least_squares(x_hat, target))(plain)
         gap = max(gap, float((x @ newton - x_hat @ plain).norm() / target.norm()))
     return gap
@@ -72,7 +70,7 @@ def _(c, seed):
     target = cloud @ best + 0.1 * noise
 
     best = torch.linalg.lstsq(cloud, target[:, None]).solution.squeeze()
-    matrix = cloud.T @ cloud / len(cloud)
+    matrix = second_moment(cloud)
     low, high = torch.linalg.eigvalsh(matrix).tolist()
     away = [torch.tensor([-0.8, 1.0], dtype=cloud.dtype)]  # from the minimum
     while away[-1].norm() > 1e-3 * away[0].norm() and len(away) < 2_000:
@@ -226,7 +224,8 @@ def _(c, seed):
     weights = np.full((len(best), len(RATES)), 0.5)  # one column per rate
     start = np.linalg.norm(weights[:, 0] - best)
     for _ in range(c.steps):
-        weights = weights - RATES * (inputs.T @ (inputs @ weights - target[:, None]) / len(inputs))
+        step = RATES * (inputs.T @ (inputs @ weights - target[:, None]) / len(inputs))
+        weights = np.clip(weights - step, -1e30, 1e30)  # so that a divergence stays a number
     distance = np.linalg.norm(weights - best[:, None], axis=0) / start
     return {"rate": RATES, "distance": np.minimum(distance, 1e30), "limit": 2 / np.linalg.eigvalsh(hessian)[-1]}
 

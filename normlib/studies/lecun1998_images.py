@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from normlib.lab import Drawing, Study, judge_effect, judge_identity, number
+from normlib.probes import second_moment
 from normlib.studies.inputs import TREATMENTS, load, treat
 from normlib.studies.looks import BLUE, GRAY, GREEN, INK, ORANGE, median_and_band, subplots
 
@@ -36,15 +39,15 @@ def _(c, seed):
     x = treat(pixels, c.inputs)
     target = torch.nn.functional.one_hot(labels, images.classes).double()
     target = target - target.mean(dim=0)  # there is no bias weight
-    second_moment, cross = x.T @ x / len(x), x.T @ target / len(x)
-    eigenvalues, axes = _spectrum(second_moment, len(x))
+    moment, cross = second_moment(x), x.T @ target / len(x)
+    eigenvalues, axes = _spectrum(moment, len(x))
     removable = (axes.T @ cross).square().sum(dim=1) / eigenvalues  # along each axis: twice the loss that can be removed
     looks = [0, *np.unique(np.geomspace(1, c.steps, 30).astype(int)).tolist()]
-    left = descend(second_moment, cross, looks, float(removable.sum()))
+    left = descend(moment, cross, looks, float(removable.sum()))
     predicted = [closed_form(eigenvalues, removable, step) for step in looks]
     conditions, usual, best = _steps_of_components(eigenvalues, x @ axes)
     ranks = np.unique(np.geomspace(1, len(eigenvalues), 50).astype(int))
-    parts = {
+    parts: dict[str, tuple[Any, Any]] = {
         "eigenvalue": (ranks, eigenvalues[ranks - 1].tolist()),
         "left": (looks, left),
         "closed form": (looks, predicted),
@@ -64,21 +67,21 @@ def _(c, seed):
     }
 
 
-def _spectrum(second_moment: torch.Tensor, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _spectrum(moment: torch.Tensor, points: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return eigenvalues, the largest first, and axes, without those that are zero to rounding."""
-    eigenvalues, axes = torch.linalg.eigh(second_moment)
+    eigenvalues, axes = torch.linalg.eigh(moment)
     kept = eigenvalues > eigenvalues[-1] * points * torch.finfo(eigenvalues.dtype).eps
     return eigenvalues[kept].flip(0), axes[:, kept].flip(1)
 
 
-def descend(second_moment: torch.Tensor, cross: torch.Tensor, looks: list[int], removable: float) -> list[float]:
+def descend(moment: torch.Tensor, cross: torch.Tensor, looks: list[int], removable: float) -> list[float]:
     """Run gradient descent on least squares from zero weights at 1/λmax; return the share of the removable loss that is left."""
-    rate = 1 / torch.linalg.eigvalsh(second_moment)[-1]
+    rate = 1 / torch.linalg.eigvalsh(moment)[-1]
     weights, left = torch.zeros_like(cross), []
     for step in range(looks[-1] + 1):
         if step in looks:
-            left.append(1 - float((weights * (2 * cross - second_moment @ weights)).sum()) / removable)
-        weights = weights - rate * (second_moment @ weights - cross)
+            left.append(1 - float((weights * (2 * cross - moment @ weights)).sum()) / removable)
+        weights = weights - rate * (moment @ weights - cross)
     return left
 
 
@@ -105,18 +108,18 @@ def _steps_of_components(eigenvalues: torch.Tensor, z: torch.Tensor) -> tuple[li
     """
     conditions, usual, best = [], [], []
     for count in sorted({int((eigenvalues >= eigenvalues[0] / condition).sum()) for condition in CONDITIONS}):
-        second_moment = z[:, :count].T @ z[:, :count] / len(z)
-        low, high = torch.linalg.eigvalsh(second_moment)[[0, -1]]
+        moment = second_moment(z[:, :count])
+        low, high = torch.linalg.eigvalsh(moment)[[0, -1]]
         conditions.append(float(high / low))
-        usual.append(_shrinking_steps(second_moment, 1 / high))
-        best.append(_shrinking_steps(second_moment, 2 / (low + high)))
+        usual.append(_shrinking_steps(moment, 1 / high))
+        best.append(_shrinking_steps(moment, 2 / (low + high)))
     return conditions, usual, best
 
 
-def _shrinking_steps(second_moment: torch.Tensor, rate: torch.Tensor) -> int:
-    away, step = torch.linalg.eigh(second_moment).eigenvectors[:, 0], 0  # along the flattest direction
+def _shrinking_steps(moment: torch.Tensor, rate: torch.Tensor) -> int:
+    away, step = torch.linalg.eigh(moment).eigenvectors[:, 0], 0  # along the flattest direction
     while away.norm() > 1e-3 and step < 10_000:
-        away, step = away - rate * (second_moment @ away), step + 1
+        away, step = away - rate * (moment @ away), step + 1
     return step
 
 
@@ -127,7 +130,7 @@ def _(table):
         arm, color = table[table.inputs == treatment], COLORS[treatment]
         values = arm[arm.part == "eigenvalue"]
         median_and_band(left, values.assign(y=values.y / values.top), "x", "y", color=color, label=treatment)
-        visible = arm[(arm.x > 0) & (arm.y > 1e-4)]
+        visible = arm[(arm.x > 0) & (arm.y > 2e-3)]
         median_and_band(middle, visible[visible.part == "closed form"], "x", "y", color=color, linewidth=1)
         measured = visible[visible.part == "left"].groupby("x").y.median()
         middle.plot(measured.index, measured, "o", color=color, markersize=3)
@@ -135,14 +138,15 @@ def _(table):
             runs = arm[(arm.part == part) & (arm.x > 1.2)]
             right.plot(runs.x, runs.y, marker, color=color, markersize=4)
     middle.axhline(LEFT, color=INK, linewidth=0.8)
-    middle.plot(1, 2e-4, "v", color=COLORS["whitened"], markersize=6)
+    middle.plot([1, 1], [1, 2.2e-3], "v-", color=COLORS["whitened"], markersize=6, markevery=[1])
+    middle.text(1.6, 2.2e-3, "whitened: 1 step", fontsize=8.5, va="center")
     condition = np.geomspace(1.5, 500, 50)
     right.plot(condition, np.log(1e3) * condition, color=INK, linewidth=0.8, zorder=0)
     right.plot(condition, np.log(1e3) * condition / 2, color=INK, linewidth=0.8, linestyle="--", zorder=0)
-    right.text(2, 200, "● rate 1/λmax\n× rate 2/(λmin+λmax)", fontsize=8.5, va="bottom")
+    right.text(1.4, 1_200, "● rate 1/λmax\n× 2/(λmin+λmax)", fontsize=8.5, va="bottom")
     left.set(xscale="log", yscale="log", xlabel="rank", ylabel="eigenvalue / largest", title="spectrum", ylim=(1e-6, 2))
-    middle.set(xscale="log", yscale="log", xlabel="steps", title="removable loss that is left", ylim=(1e-4, 1.5))
-    right.set(xscale="log", yscale="log", xlabel="λmax/λmin", title="steps to 1/1000 of the distance")
+    middle.set(xscale="log", yscale="log", xlabel="steps", ylabel="", title="removable loss left", ylim=(1.5e-3, 1.5))
+    right.set(xscale="log", yscale="log", xlabel="λmax/λmin", title="steps needed")
     left.legend(loc="lower left", handlelength=1.2, labelspacing=0.3)
     runs = table.drop_duplicates(["inputs", "seed"]).groupby("inputs")[["top", "median", "needed"]].median()
     ratio = (runs.top / runs["median"]).map(number)
@@ -153,8 +157,8 @@ def _(table):
         f"descent on least squares at $1/\\lambda_\\max$ (dots) and its closed form (lines) remove {1 - LEFT:.0%} of what can be "
         f"removed in {runs.needed['raw']:.0f}, {runs.needed['centered']:.0f}, {runs.needed['standardized']:.0f} and "
         f"{runs.needed['whitened']:.0f} steps. Right: on leading principal components alone, from a start in the flattest "
-        "direction. The lines are $\\kappa\\ln 1000$ for the rate $1/\\lambda_\\max$, where $\\kappa=\\lambda_\\max/\\lambda_\\min$, and half "
-        "of it (dashed) for $2/(\\lambda_\\min+\\lambda_\\max)$.",
+        "direction. The lines are $\\kappa\\ln 1000$ for the rate $1/\\lambda_\\max$, where "
+        "$\\kappa=\\lambda_\\max/\\lambda_\\min$, and half of it (dashed) for $2/(\\lambda_\\min+\\lambda_\\max)$.",
         alt="Three log-log plots for raw, centered, standardized and whitened images: eigenvalues by rank, share of the removable "
         "loss left by step, and steps needed against condition number for two learning rates.",
     )

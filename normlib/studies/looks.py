@@ -47,8 +47,10 @@ def median_and_band(axes: Axes, table: pd.DataFrame, x: str, y: str, *, color: s
     if finite.empty:
         return
     errorbar = ("ci", 95) if finite.seed.nunique() > 1 else None
-    options = {"estimator": "median", "errorbar": errorbar, "n_boot": 500, "seed": 0, "legend": False, **line}
+    options = {"estimator": "median", "errorbar": errorbar, "n_boot": 500, "seed": 0, "legend": False, "mec": color, **line}
+    labels = axes.get_xlabel(), axes.get_ylabel()
     sns.lineplot(finite, x=x, y=y, color=color, label=label, ax=axes, **options)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
 
 
 def note(axes: Axes, text: str, x: float, y: float, **options: Any) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from normlib.errors import NormlibError
-from normlib.lab import PRESETS, Claim, Judgement, Record, Store, Study
+from normlib.lab import PRESETS, Claim, Drawing, Judgement, Record, Store, Study
 from normlib.studies import get_study
 
 NO_RECORDS = "no records yet"
+UNUSABLE = "records incomplete"
+
+
+class NoRecordsError(NormlibError):
+    """A study has no records at the presets that were asked for; the message says how to make them."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +35,54 @@ class Found:
     @property
     def whole(self) -> bool:
         """Whether every configuration of the preset has a record."""
-        return len(self.records) >= len(self.study.trials(self.preset, self.seeds))
+        return len(self.records) >= len(self.study.trials(self.preset))
+
+    def drawing(self) -> Drawing:
+        """Draw the records.
+
+        Raises:
+            NormlibError: the records are incomplete or of older code, and the drawing cannot do with them.
+        """
+        with self._telling():
+            return self.study.drawing(self.records)
+
+    def judge(self) -> list[tuple[Claim, Judgement]]:
+        """Judge each claim of the study; raises as `drawing` does."""
+        with self._telling():
+            return self.study.judge(self.records)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except NormlibError:
+            raise
+        except Exception as error:
+            if self.whole and self.fresh:
+                raise  # a fault of the study, not of what there is to draw
+            state = "of an older version of its code" if self.whole else "incomplete"
+            raise NormlibError(
+                f"the {self.preset} records of {self.study.id} are {state}, too little to draw or judge "
+                f"({type(error).__name__}: {error}); go on with: normlib run {self.study.id} --preset {self.preset}"
+            ) from error
 
 
 def best_records(study: Study, store: Store, preset: str | None = None) -> Found:
-    """Find the records to show: of the preset named, else full, else laptop, else quick; fresh ones before stale ones.
+    """Find the records to show: of the preset named, else full, else laptop, else quick.
+
+    Whole and fresh ones come first, whole and stale ones next, incomplete ones last.
 
     Raises:
-        NormlibError: there are none; the message says how to make them.
+        NoRecordsError: there are none; the message says how to make them.
     """
     presets = [preset] if preset else [p for p in reversed(PRESETS) if p in study.presets()]
     found = [f for p in presets if (f := _found(study, store, p)) is not None]
     if not found:
         wanted = f"--preset {preset}" if preset else "--preset quick"
-        raise NormlibError(
+        raise NoRecordsError(
             f"{study.id} has no records at {preset or 'any preset'}; make them with: normlib run {study.id} {wanted}"
         )
-    return next((f for f in found if f.whole), found[0])
+    return max(found, key=lambda f: (f.whole, f.fresh))
 
 
 def _found(study: Study, store: Store, preset: str) -> Found | None:
@@ -74,7 +111,7 @@ def provenance_line(found: Found) -> str:
     if diverged:
         parts.append(f"{diverged} of {len(records)} runs diverged")
     if not found.whole:
-        parts.append(f"incomplete: {len(records)} of {len(found.study.trials(found.preset, found.seeds))} runs")
+        parts.append(f"incomplete: {len(records)} of {len(found.study.trials(found.preset))} runs")
     if not found.fresh:
         parts.append("measured by an older version of this code")
     return ", ".join(parts)
@@ -103,7 +140,9 @@ class LedgerRow:
     @property
     def verdict(self) -> str:
         """The verdict in words."""
-        return self.judgement.verdict.value if self.judgement else NO_RECORDS
+        if self.judgement:
+            return self.judgement.verdict.value
+        return UNUSABLE if self.found else NO_RECORDS
 
 
 def ledger(store: Store, study_ids: Iterable[str]) -> list[LedgerRow]:
@@ -113,8 +152,11 @@ def ledger(store: Store, study_ids: Iterable[str]) -> list[LedgerRow]:
         study = get_study(study_id)
         try:
             found = best_records(study, store)
-        except NormlibError:
+        except NoRecordsError:
             rows += [LedgerRow(claim, None, None) for claim in study.claims]
             continue
-        rows += [LedgerRow(claim, judgement, found) for claim, judgement in study.judge(found.records)]
+        try:
+            rows += [LedgerRow(claim, judgement, found) for claim, judgement in found.judge()]
+        except NormlibError:
+            rows += [LedgerRow(claim, None, found) for claim in study.claims]
     return rows

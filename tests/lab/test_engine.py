@@ -1,0 +1,316 @@
+"""The engine: what is missing is run, each trial once, whatever is interrupted, killed or raised on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import toy_studies as toys
+
+from normlib.errors import NormlibError, UnknownNameError
+from normlib.lab import Record, RecordWarning, Store, Study, run
+from normlib.lab.engine import execute
+
+Make = Callable[..., Record]
+VOLATILE = ("start", "seconds", "peak_mb")
+
+
+def records_of(study: Study, store: Store, preset: str = "quick") -> list[Record]:
+    """Read the records, each line of the file one of them."""
+    records = store.read(study.id, preset)
+    lines = store.path(study.id, preset).read_bytes().splitlines()
+    assert len(lines) == len(records), "a record was doubled or lost"
+    return records
+
+
+def marks(folder: Path, name: str) -> list[int]:
+    path = folder / name
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def stable(record: Record) -> dict[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in VOLATILE}
+
+
+# -- what is run ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_missing_is_run(store: Store) -> None:
+    first = run(toys.noise, store=store)
+    assert (first.ran, first.skipped, first.left, first.failures) == (3, 0, 0, [])
+    before = store.path("toy.noise", "quick").read_bytes()
+    again = run(toys.noise, store=store)
+    assert (again.ran, again.skipped) == (0, 3)
+    assert store.path("toy.noise", "quick").read_bytes() == before
+    more = run(toys.noise, store=store, seeds=2)
+    assert (more.ran, more.skipped) == (3, 3)
+    assert sorted((r.seed, r.config["arm"]) for r in records_of(toys.noise, store)) == [(s, a) for s in (0, 1) for a in (1, 2, 3)]
+
+
+def test_a_record_says_where_it_comes_from(store: Store) -> None:
+    run(toys.noise, store=store)
+    record = records_of(toys.noise, store)[0]
+    assert record.code == toys.noise.code(record.config)
+    assert record.versions["torch"]
+    assert record.notes["data"]["name"] == "noise"
+    assert (record.status, record.dtype) == ("ok", "float32")
+    assert "cores" in record.device
+    assert record.seconds >= 0
+    assert record.peak_mb > 1
+
+
+def test_records_of_older_code_are_run_anew_and_then_dropped(store: Store, make_record: Make) -> None:
+    old = {"study": "toy.noise", "code": "0ld", "table": {"x": 1}}
+    store.append(make_record(**old, config={"arm": 1}, seed=0))
+    store.append(make_record(**old, config={"arm": 1}, seed=7))
+    assert run(toys.noise, store=store).ran == 3
+    assert {r.code for r in records_of(toys.noise, store)} == {toys.noise.code({"arm": 1})}
+
+
+def test_records_of_older_code_stay_until_all_seeds_are_there(store: Store, make_record: Make) -> None:
+    for seed in range(3):
+        store.append(make_record(study="toy.noise", preset="laptop", code="0ld", config={"arm": 1}, seed=seed))
+    run(toys.noise, "laptop", store=store, seeds=1, workers=1, device="cpu")
+    assert sum(r.code == "0ld" for r in store.read("toy.noise", "laptop")) == 3
+    run(toys.noise, "laptop", store=store, workers=1, device="cpu")
+    assert sum(r.code == "0ld" for r in store.read("toy.noise", "laptop")) == 0
+    assert len(records_of(toys.noise, store, "laptop")) == 9
+
+
+def test_a_record_of_a_setting_that_the_preset_no_longer_has_is_stale(make_record: Make) -> None:
+    code = toys.noise.code({"arm": 1})
+    assert toys.noise.is_fresh(make_record(study="toy.noise", config={"arm": 1}, code=code))
+    assert not toys.noise.is_fresh(make_record(study="toy.noise", config={"arm": 9}, code=code))
+    assert not toys.noise.is_fresh(make_record(study="toy.noise", config={"arm": 1}, code=code, preset="full"))
+
+
+# -- randomness and threads ----------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_record_in_any_process(tmp_path: Path, pool: Executor) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    torch.rand(5)
+    run(toys.noise, store=here, seeds=2)
+    run(toys.noise, store=there, seeds=2, executor=pool)
+    found = [sorted((stable(r) for r in records_of(toys.noise, s)), key=str) for s in (here, there)]
+    assert found[0] == found[1]
+    draws = {(r.seed, r.table["python"], r.table["numpy"], *r.table["torch"]) for r in records_of(toys.noise, here)}
+    assert len(draws) == 2  # equal for the three arms, different for the two seeds
+
+
+def test_threads_share_no_randomness(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    run(toys.noise, store=here, seeds=10)
+    with ThreadPoolExecutor(4) as threads:
+        assert run(toys.noise, store=there, seeds=10, executor=threads).ran == 30
+    found = [sorted((stable(r) for r in records_of(toys.noise, s)), key=str) for s in (here, there)]
+    assert found[0] == found[1]
+
+
+def test_a_trial_has_one_thread_and_the_count_comes_back(store: Store, toy_folder: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(toys.noise, store=store)
+        run(toys.moody, store=store)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert {r.table["threads"] for r in records_of(toys.noise, store)} == {1}
+
+
+# -- trials that fail ----------------------------------------------------------------------------------------------------
+
+
+def test_what_raises_fails_alone_and_what_diverges_is_a_measurement(store: Store, toy_folder: Path) -> None:
+    outcome = run(toys.moody, store=store)
+    assert (outcome.ran, outcome.diverged, outcome.left, len(outcome.failures)) == (4, 1, 0, 2)
+    by_mood = {r.config["mood"]: r for r in records_of(toys.moody, store)}
+    assert by_mood["fine"].status == "ok"
+    assert by_mood["raises"].status == by_mood["unwritable"].status == "failed"
+    assert "RuntimeError: not today" in (by_mood["raises"].reason or "")
+    assert "object" in (by_mood["unwritable"].reason or "")
+    assert by_mood["diverges"].status == "diverged"
+    assert by_mood["diverges"].reason == "loss is not finite at step 3"
+    assert by_mood["diverges"].table == {"loss": [1.0, 2.0, float("inf")]}
+
+    again = run(toys.moody, store=store)  # the marks are there now: both failures go well
+    assert (again.ran, again.skipped, again.failures) == (2, 2, [])
+    assert {r.status for r in records_of(toys.moody, store)} == {"ok", "diverged"}
+    assert len(marks(toy_folder, "diverged")) == 1
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, calls = os.fsync, iter(range(10))
+
+    def refuse_the_second(descriptor: int) -> None:
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_the_second)
+    with pytest.raises(NormlibError, match="No space left"):
+        run(toys.noise, store=store)
+    assert len(records_of(toys.noise, store)) == 1
+    assert run(toys.noise, store=store).ran == 2
+    assert len(records_of(toys.noise, store)) == 3
+
+
+# -- time ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_leaves_what_has_not_begun(store: Store, toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trials_begun() -> float:
+        return float(len(marks(toy_folder, "pids")))
+
+    clock = SimpleNamespace(monotonic=trials_begun, perf_counter=time.perf_counter)
+    monkeypatch.setattr("normlib.lab.engine.time", clock)  # each trial takes one second
+    outcome = run(toys.slow, store=store, deadline=2.5)
+    assert (outcome.ran, outcome.left, outcome.interrupted) == (3, 9, False)
+    assert [r.config["i"] for r in records_of(toys.slow, store)] == [0, 1, 2]
+    assert run(toys.slow, store=store, deadline=2.9).left == 9
+    assert run(toys.slow, store=store, deadline=99).ran == 9
+
+
+# -- interrupts and kills ------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_where_it_was(store: Store, toy_folder: Path) -> None:
+    first = run(toys.interrupted, store=store)
+    assert (first.interrupted, first.ran, first.left) == (True, 3, 2)
+    assert len(records_of(toys.interrupted, store)) == 3
+    second = run(toys.interrupted, store=store)
+    assert (second.interrupted, second.ran, second.skipped) == (False, 2, 3)
+    assert sorted(r.config["i"] for r in records_of(toys.interrupted, store)) == [0, 1, 2, 3, 4]
+
+
+def test_a_killed_worker_costs_a_repetition(store: Store, toy_folder: Path) -> None:
+    outcome = run(toys.fragile, store=store, workers=2, device="cpu")
+    assert (outcome.ran, outcome.left, outcome.failures) == (6, 0, [])
+    assert len(marks(toy_folder, "killed")) == 2
+    assert os.getpid() not in marks(toy_folder, "killed")
+    assert sorted(r.config["i"] for r in records_of(toys.fragile, store)) == list(range(6))
+
+
+class Graveyard(Executor):
+    """An executor all of whose workers die."""
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(BrokenExecutor("killed"))
+        return future
+
+
+def test_workers_that_always_die_are_told(store: Store) -> None:
+    with pytest.raises(NormlibError, match=r"workers died 3 times .* 3 trials are left"):
+        run(toys.noise, store=store, executor=Graveyard())
+
+
+COMMAND = """
+import sys
+from normlib.cli import main
+from normlib.studies import STUDIES
+STUDIES._targets["toy.slow"] = "toy_studies:slow"
+sys.exit(main(["run", "toy.slow", "--device", "cpu", *sys.argv[1:]]))
+"""
+
+
+Start = Callable[[int], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(store: Store, toy_folder: Path) -> Iterator[Start]:
+    """Start `normlib run toy.slow` and wait until some of its records are there; it does not outlive the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(workers: int) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-c", COMMAND, "--results", str(store.folder), "--workers", str(workers)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(toys.__file__).parent), "TOY_SLEEP": "0.5"}
+        process = subprocess.Popen(arguments, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(process)
+        path, end = store.path("toy.slow", "quick"), time.monotonic() + 120
+        while not (path.exists() and path.read_bytes().count(b"\n") >= 3):
+            assert process.poll() is None, process.communicate(timeout=30)
+            assert time.monotonic() < end, "the run has no records"
+            time.sleep(0.02)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_kill_9_in_mid_run_loses_nothing(store: Store, toy_folder: Path, start: Start) -> None:
+    process = start(2)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    end = time.monotonic() + 20
+    while any(map(is_alive, marks(toy_folder, "pids"))):
+        assert time.monotonic() < end, "workers outlive their parent"
+        time.sleep(0.1)
+
+    kept = records_of(toys.slow, store)
+    assert 3 <= len(kept) < 12
+    path = store.path("toy.slow", "quick")
+    path.write_bytes(path.read_bytes() + path.read_bytes()[:150])  # and the machine died in mid-write
+    with pytest.warns(RecordWarning, match="torn"):
+        outcome = run(toys.slow, store=store)
+    assert (outcome.skipped, outcome.ran) == (len(kept), 12 - len(kept))
+    found = records_of(toys.slow, store)
+    assert sorted(r.config["i"] for r in found) == list(range(12))
+    assert [stable(r) for r in kept] == [stable(r) for r in found[: len(kept)]]
+
+
+def test_ctrl_c_ends_with_130_and_keeps_what_is_done(store: Store, start: Start) -> None:
+    process = start(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "left; run the same command again" in out
+    assert f"{len(records_of(toys.slow, store))} run" in out
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_bad_arguments_are_told(store: Store) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'quick'"):
+        run(toys.noise, "quik", store=store)
+    with pytest.raises(UnknownNameError, match=r"preset of toy\.noise named 'full'"):
+        run(toys.noise, "full", store=store)
+    with pytest.raises(UnknownNameError, match="no device named 'cpuu'; did you mean 'cpu'"):
+        run(toys.noise, store=store, device="cpuu")
+    with pytest.raises(NormlibError, match="workers=0"):
+        run(toys.noise, store=store, workers=0)
+    for seeds in (0, -1):
+        with pytest.raises(NormlibError, match=f"seeds={seeds}"):
+            run(toys.noise, store=store, seeds=seeds)
+    if not torch.cuda.is_available():
+        with pytest.raises(NormlibError, match="--device cpu"):
+            run(toys.noise, store=store, device="cuda")
+    assert not store.folder.exists()
+
+
+def test_execute_returns_the_body_of_a_record() -> None:
+    body = execute("toy_studies", "toy.noise", "quick", {"arm": 1}, 4, "cpu")
+    assert Record(**body).seed == 4
+    assert body["table"]["threads"] == 1

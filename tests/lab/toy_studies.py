@@ -1,0 +1,109 @@
+"""Studies that are small, slow or badly behaved on purpose. Workers import this module by name."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from normlib.lab import Config, Diverged, Drawing, Judgement, Record, Store, Study, judge_identity
+from normlib.studies import get_study
+from normlib.studies.looks import subplots
+
+PRESETS: Any = {"quick": {}, "laptop": {}, "full": None}
+
+
+def declare(name: str, **vary: list[Any]) -> Study:
+    return Study(f"toy.{name}", item="none", title="a toy", kind="exact", vary=vary, **PRESETS)
+
+
+def mark(text: str) -> bool:
+    """Leave a mark in $TOY_FOLDER; True if this is the first of its kind."""
+    path = Path(os.environ["TOY_FOLDER"]) / text
+    first = not path.exists()
+    with path.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return first
+
+
+noise = declare("noise", arm=[1, 2, 3])
+
+
+@noise.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    c.note("data", {"name": "noise", "official": True})
+    draws = {"python": random.random(), "numpy": np.random.rand(), "torch": torch.rand(3).tolist()}
+    return {**draws, "threads": torch.get_num_threads()}
+
+
+@noise.draw
+def _(table: Any) -> Drawing:
+    figure, axes = subplots()
+    axes.plot(table.arm, table.numpy)
+    return Drawing(figure, caption="Noise.", alt="A jagged line.")
+
+
+@noise.claim("threads", "A trial has one thread.", criterion="the largest number is 1")
+def _(table: Any) -> Judgement:
+    return judge_identity("threads above one", float(table.threads.max() - 1), 0.0)
+
+
+moody = declare("moody", mood=["fine", "raises", "diverges", "unwritable"])
+
+
+@moody.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    if c.mood == "raises" and mark("raised"):
+        raise RuntimeError("not today")
+    if c.mood == "diverges":
+        mark("diverged")
+        raise Diverged("loss is not finite at step 3", loss=[1.0, 2.0, float("inf")])
+    return {"x": object()} if c.mood == "unwritable" and mark("unwritten") else {"x": 1}
+
+
+interrupted = declare("interrupted", i=list(range(5)))
+
+
+@interrupted.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    if c.i == 3 and mark("interrupted"):
+        raise KeyboardInterrupt
+    return {"x": c.i}
+
+
+slow = declare("slow", i=list(range(12)))
+
+
+@slow.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    mark("pids")
+    time.sleep(float(os.environ.get("TOY_SLEEP", "0")))
+    return {"x": c.i}
+
+
+fragile = declare("fragile", i=list(range(6)))
+
+
+@fragile.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    if c.i == 2 and mark("killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    mark(f"ran-{c.i}")
+    return {"x": c.i}
+
+
+def append_many(folder: str, record: Record, seeds: list[int]) -> list[bool]:
+    """Append one record per seed, for a worker."""
+    store = Store(folder)
+    return [store.append(Record(**{**vars(record), "seed": seed})) for seed in seeds]
+
+
+def code_of(study_id: str, config: dict[str, Any]) -> str:
+    """Digest a trial's code, in a worker."""
+    return get_study(study_id).code(config)
