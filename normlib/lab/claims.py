@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 MINIMUM_SEEDS = 3
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Verdict(str, Enum):
@@ -76,7 +77,7 @@ def number(value: float) -> str:
         return {np.inf: "∞", -np.inf: "−∞"}.get(value, "not a number")
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return f"{mantissa}·10^{int(exponent)}".replace("-", "−")
+        return f"{mantissa}·10{str(int(exponent)).translate(SUPERSCRIPT)}".replace("-", "−")
     text = f"{value + 0.0:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     return text.replace("-", "−")
 

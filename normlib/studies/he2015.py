@@ -8,11 +8,11 @@ from normlib.lab import Diverged, Drawing, Judgement, Study, Verdict, judge_effe
 from normlib.networks import PlainConvNet
 from normlib.probes import record_activations
 from normlib.studies.inputs import load
-from normlib.studies.looks import BLUE, INK, VERMILION, median_and_band, subplots
+from normlib.studies.looks import BLUE, INK, VERMILION, median_and_band, note, subplots
 from normlib.studies.tuning import tuned
 from normlib.training import evaluate, train
 
-INITS = {"he": ("He, 2/fan-in", BLUE), "xavier_fan_in": ("“Xavier”, 1/fan-in", VERMILION)}
+INITS = {"he": ("He: 2/fan-in", BLUE), "xavier_fan_in": ("“Xavier”: 1/fan-in", VERMILION)}
 NORMS = {"none": "-", "batch": "--"}
 CHANCE = float(np.log(10))  # the loss of a constant answer, in nats
 LEFT = 0.1  # a network has left chance once its loss is this far below it
@@ -25,7 +25,7 @@ depth = Study(
     kind="train",
     vary={"depth": [14, 22, 30], "init": list(INITS), "norm": list(NORMS), "rate": [0.005, 0.02]},
     quick={"data": "digits", "pool": 1, "width": 8, "batch": 16, "steps": 30, "norm_steps": 22, "rate": [0.01]},
-    laptop={"data": "fashion-mnist", "pool": 2, "width": 16, "batch": 32, "steps": 300, "norm_steps": 100},
+    laptop={"data": "fashion-mnist", "pool": 2, "width": 16, "batch": 32, "steps": 250, "norm_steps": 90},
     full={"data": "cifar10", "pool": 1, "width": 64, "batch": 128, "steps": 500, "norm_steps": 150, "rate": [0.01]},
 )
 
@@ -62,15 +62,18 @@ def _(table):
     signals = table[table.norm == "none"]
     table, rates = _tuned(table)
     depths = sorted(table.depth.unique())
-    figure, axes = subplots(1, 1 + len(depths), height=3.0)
+    figure, axes = subplots(1, 1 + len(depths), height=3.0, width_ratios=[1.3] + [1] * len(depths))
     for init, (label, color) in INITS.items():
         arm = signals[signals.init == init]
-        median_and_band(axes[0], arm, "depth", "output_std", color=color, label=label, linestyle="none", marker="o")
+        median_and_band(axes[0], arm, "depth", "output_std", color=color, linestyle="none", marker="o")
+        low = arm[arm.depth == min(depths)].output_std.median()
+        axes[0].annotate(label, (min(depths), low), xytext=(8, 3), textcoords="offset points", color=color, fontsize=8.5)
     he = signals[signals.init == "he"].groupby("depth").output_std.median()
-    axes[0].plot(he.index, he * 2.0 ** (-he.index.to_numpy() / 2), color=INK, linewidth=1, label="He × $2^{-L/2}$")
+    axes[0].plot(he.index, he * 2.0 ** (-he.index.to_numpy() / 2), color=INK, linewidth=1)
+    note(axes[0], "line: He × $2^{-L/2}$", 0.04, 0.03, fontsize=8.5)
     axes[0].set(yscale="log", xlabel="layers L", xticks=depths)
-    axes[0].set_title("output, before training\n(standard deviation)", fontsize=9.5)
-    axes[0].legend(fontsize=7.5, loc="lower left", handlelength=1.2)
+    axes[0].margins(y=0.12)
+    axes[0].set_title("output before training,\nstandard deviation", fontsize=9.5)
     for ax, layers in zip(axes[1:], depths, strict=True):
         for (init, (_, color)), (norm, style) in ((i, n) for i in INITS.items() for n in NORMS.items()):
             arm = table[(table.depth == layers) & (table.init == init) & (table.norm == norm)]
@@ -85,7 +88,8 @@ def _(table):
     return Drawing(
         figure,
         caption="Plain convolution-ReLU networks. Left: with weights of variance 1/fan-in the output before training is "
-        f"$2^{{-L/2}}$ of what it is with 2/fan-in (measured: to {number(_signal_errors(table))}, relatively). Right: training by stochastic gradient descent with momentum; dotted is chance, "
+        f"$2^{{-L/2}}$ of what it is with 2/fan-in; the measured ratio differs by at most {number(100 * _signal_errors(table))} %. "
+        "Right: training by stochastic gradient descent with momentum; dotted is chance, "
         f"$\\ln 10$. Lowest loss with {deepest} layers: {number(final['he', 'none'])} (He) and "
         f"{number(final['xavier_fan_in', 'none'])} (“Xavier”); with batch normalization {number(final['he', 'batch'])} and "
         f"{number(final['xavier_fan_in', 'batch'])}. {_rates_in_words(rates)}",
@@ -122,7 +126,7 @@ def _signal_errors(table):
 @depth.claim(
     "signal",
     "With ReLU, weights of variance 1/fan-in instead of 2/fan-in shrink the output by √2 per layer: 2^(−L/2) after L layers.",
-    criterion="for the same random numbers the outputs' standard deviations have the ratio 2^(−L/2) to 1 part in 1,000, at every depth",
+    criterion="for the same random numbers the outputs' standard deviations have the ratio 2^(−L/2), to 0.1 % at each depth",
 )
 def _(table):
     return judge_identity("largest relative difference from 2^(−L/2)", _signal_errors(table), 1e-3)

@@ -29,18 +29,9 @@ activations = Study(
     title="Symmetric units learn in fewer steps, and weights of variance 1/fan-in keep the variance only roughly",
     kind="train",
     vary={"activation": list(ARMS), "rate": [0.01, 0.02, 0.04, 0.1, 0.2]},
-    quick={
-        "data": "digits",
-        "pool": 1,
-        "width": 50,
-        "depth": 3,
-        "steps": 400,
-        "batch": 32,
-        "probe_width": 256,
-        "rate": [0.04, 0.1],
-    },
-    laptop={"data": "fashion-mnist", "pool": 2, "width": 100, "depth": 3, "steps": 1_500, "batch": 32, "probe_width": 500},
-    full={"data": "mnist", "pool": 1, "width": 300, "depth": 3, "steps": 5_000, "batch": 32, "probe_width": 2000},
+    quick={"data": "digits", "pool": 1, "width": 50, "depth": 3, "steps": 300, "batch": 32, "wide": 256, "rate": [0.04, 0.1]},
+    laptop={"data": "fashion-mnist", "pool": 2, "width": 100, "depth": 3, "steps": 2_000, "batch": 32, "wide": 500},
+    full={"data": "mnist", "pool": 1, "width": 300, "depth": 3, "steps": 5_000, "batch": 32, "wide": 2000},
 )
 
 
@@ -71,7 +62,7 @@ def measured_variances(name: str, width: int, seed: int, device: str) -> list[fl
 
 @activations.trial
 def _(c, seed):
-    variance = measured_variances(c.activation, c.probe_width, seed, c.device)
+    variance = measured_variances(c.activation, c.wide, seed, c.device)
     images = load(c).pooled(c.pool).standardized().flat()
     images = images.split_validation(len(images.x_train) // 6, seed)
     net = MLP([images.shape[0], *[c.width] * c.depth, images.classes], c.activation, init="lecun", seed=seed).to(c.device)
@@ -120,13 +111,15 @@ def _(table):
     right.set(xscale="log", xlabel="step", ylabel="training loss (squared error)", ylim=(0, 3 * half))
     right.legend(loc="upper right", fontsize=8.5)
     steps, last = _steps(table).median(), _last_variances(table).median()
-    words = ", ".join(f"{number(steps[name])} ({label})" for name, (label, _) in ARMS.items())
+    longest = table.steps.iloc[0]
+    counts = {name: f"{steps[name]:,.0f}" if steps[name] < longest else f"more than {longest:,}" for name in ARMS}
+    words = ", ".join(f"{counts[name]} ({label})" for name, (label, _) in ARMS.items())
     return Drawing(
         figure,
         caption=f"Weights of variance $1/m$, with $m$ the fan-in, do not hold the variance at 1: after {LAYERS} layers it is "
         f"{number(last['scaled_tanh'])} with $1.7159\\tanh(2x/3)$, {number(last['tanh'])} with tanh, {number(last['logistic'])} "
-        f"with the logistic function and {number(last['relu'])} with ReLU. Steps until the training loss is half of what a constant "
-        f"output reaches: {words}. Learning rates, chosen on validation images: "
+        f"with the logistic function and {number(last['relu'])} with ReLU. Steps until the training loss is half of what a "
+        f"constant output reaches: {words}. Learning rates, chosen on validation images: "
         f"{rates_in_words(rates, {name: label for name, (label, _) in ARMS.items()})}.",
         alt="Left: variance of activations by layer at initialization, log scale, measured dots on theoretical lines, for four "
         "activation functions. Right: their training loss against steps, with a dashed line at half of a constant's loss.",
@@ -135,9 +128,8 @@ def _(table):
 
 def _steps(table):
     """Return the steps to half of a constant's loss: one row per seed, one column per arm; the length of the run if never."""
-    longest = table[table.part == "loss"].x.max()
     runs = table.groupby(["seed", "activation"]).steps_to_half.first()
-    return runs.clip(upper=longest).unstack()
+    return runs.clip(upper=table.steps.iloc[0]).unstack()
 
 
 def _last_variances(table):

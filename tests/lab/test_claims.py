@@ -109,7 +109,7 @@ def test_the_effect_is_the_median_with_its_interval() -> None:
 def test_an_identity_holds_within_its_tolerance(error: float, expected: bool) -> None:
     found = judge_identity("largest error", error, 1e-6)
     assert found.verdict is (Verdict.REPRODUCED if expected else Verdict.NOT_REPRODUCED)
-    assert found.note == "tolerance 1.0·10^−6"
+    assert found.note == "tolerance 1.0·10⁻⁶"
     assert judge_identity("largest error", error, 1e-6, note="said otherwise").note == "said otherwise"
 
 
@@ -119,9 +119,9 @@ def test_an_identity_holds_within_its_tolerance(error: float, expected: bool) ->
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0, "0"), (-0.0, "0"), (1, "1"), (2.3456, "2.35"), (-0.5, "−0.5"), (0.001, "0.001"), (0.00099, "9.9·10^−4"),
-        (123.4, "123"), (999.4, "999"), (999.6, "1,000"), (12345.6, "12,346"), (-12345.6, "−12,346"), (123456, "1.2·10^5"),
-        (-1.5e-9, "−1.5·10^−9"), (INF, "∞"), (-INF, "−∞"), (math.nan, "not a number"), (np.float32(0.25), "0.25"),
+        (0, "0"), (-0.0, "0"), (1, "1"), (2.3456, "2.35"), (-0.5, "−0.5"), (0.001, "0.001"), (0.00099, "9.9·10⁻⁴"),
+        (123.4, "123"), (999.4, "999"), (999.6, "1,000"), (12345.6, "12,346"), (-12345.6, "−12,346"), (123456, "1.2·10⁵"),
+        (-1.5e-9, "−1.5·10⁻⁹"), (INF, "∞"), (-INF, "−∞"), (math.nan, "not a number"), (np.float32(0.25), "0.25"),
     ],
 )  # fmt: skip
 def test_numbers_read_well(value: float, text: str) -> None:

@@ -37,7 +37,7 @@ def test_the_declaration_is_whole(study: Study) -> None:
     assert study.claims, "a study without a claim decides nothing"
     assert all(claim.criterion and claim.statement.endswith(".") for claim in study.claims)
     if study.kind != "exact":
-        assert study.seeds["laptop"] >= 3 and study.full is not None and study.seeds["full"] >= 5
+        assert study.seeds["laptop"] >= 3 and (study.full is None or study.seeds["full"] >= 5)
 
 
 def test_quick_runs_in_time_and_the_same_again(study: Study, store: Store) -> None:

@@ -31,6 +31,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-get-outdated", _outdated_pages)
     app.connect("source-read", _prepare_page)
     app.connect("doctree-resolved", _check_alt_texts)
+    app.connect("html-page-context", _mend_reference_lists)
     app.connect("build-finished", _copy_records)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
 
@@ -97,6 +98,16 @@ def _check_alt_texts(app: Sphinx, doctree: Any, docname: str) -> None:
         alt = image.get("alt", "")
         if not alt.strip() or re.fullmatch(r"\S+\.(png|svg|jpe?g|gif)", alt):
             raise ExtensionError(f"{docname}: the image {image.get('uri')} has no alt text; say what is drawn")
+
+
+def _mend_reference_lists(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Take the roles off reference lists: docutils calls them lists without list items, which screen readers cannot follow."""
+    if "body" in context:
+        context["body"] = (
+            context["body"]
+            .replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+            .replace(' role="doc-biblioentry"', "")
+        )
 
 
 def _copy_records(app: Sphinx, exception: Exception | None) -> None:

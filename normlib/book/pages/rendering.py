@@ -70,7 +70,7 @@ def _tabs(items: list[tuple[str, str]]) -> str:
 def _verdict_list(page: StudyPage) -> str:
     if not page.claims:
         return ""
-    entries = "\n".join(f"- {_badge(c)} {c.statement} *{c.effect}*{_dot(c.note)} {claims_page(c.anchor)}" for c in page.claims)
+    entries = "\n".join(f"- {_badge(c)} {c.statement} *{_measured(c)}* {claims_page(c.anchor)}" for c in page.claims)
     return f":::{{div}} verdicts\n{entries}\n:::"
 
 
@@ -78,21 +78,27 @@ def _badge(claim: ClaimLine) -> str:
     return f"{{bdg-{VERDICT_MARKS[claim.verdict]}}}`{claim.verdict}`"
 
 
-def _dot(note: str) -> str:
-    return f"; {note}." if note else "."
+def _measured(claim: ClaimLine) -> str:
+    """Write what was measured as one sentence, with its note."""
+    text = f"{claim.effect}; {claim.note}" if claim.note else claim.effect
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else "Not measured yet."
 
 
 def _ledger_entry(claim: ClaimLine) -> str:
     """Write one claim of the ledger: statement and verdict first, criterion and numbers below."""
-    measured = f"**Measured.** {claim.effect}{_dot(claim.note)} *{claim.provenance}*" if claim.effect else "**Measured.** Not yet."
     return (
         f"({claim.anchor})=\n"
         f":::{{div}} ledger-entry\n"
         f"{_badge(claim)} **{claim.statement}** {{cite:p}}`{claim.by}`\n\n"
-        f"**Criterion, fixed before the run.** {claim.criterion}.\n\n"
-        f"{measured}\n\nStudy {{ref}}`{claim.id.partition('/')[0]} <fig-{_slug(claim)}>`\n"
+        f"**Criterion.** {claim.criterion[:1].upper()}{claim.criterion[1:].rstrip('.')}.\n\n"
+        f"**Measured.** {_measured(claim)}\n\n"
+        f"*{_source(claim)}* Study {{ref}}`{claim.id.partition('/')[0]} <fig-{_slug(claim)}>`\n"
         f":::"
     )
+
+
+def _source(claim: ClaimLine) -> str:
+    return f"{claim.provenance[0].upper()}{claim.provenance[1:]}." if claim.provenance else "No records."
 
 
 def _slug(claim: ClaimLine) -> str:
