@@ -178,8 +178,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from normlib.lab import Store
+    from normlib.lab.results import best_records, provenance_line
     from normlib.studies import get_study
-    from normlib.studies.results import best_records, provenance_line
 
     study = get_study(options.study)
     found = best_records(study, Store.default(options.results), options.preset)
@@ -202,10 +202,10 @@ def _claims(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from normlib.lab import Store
-    from normlib.studies import STUDIES
-    from normlib.studies.results import ledger
+    from normlib.lab.results import ledger
+    from normlib.studies import STUDIES, get_study
 
-    rows = ledger(Store.default(options.results), _chosen(options.studies or list(STUDIES)))
+    rows = ledger(Store.default(options.results), map(get_study, _chosen(options.studies or list(STUDIES))))
     table = Table("claim", "statement", "measured", "verdict", box=None, header_style="bold")
     for row in rows:
         table.add_row(row.claim.id, row.claim.statement, str(row.judgement or "–"), row.verdict)

@@ -12,8 +12,8 @@ from typing import Any
 from normlib.book.payload import MIME_TYPE, TABLE_MIME_TYPE, ClaimLine, StudyPage, study_page
 from normlib.errors import NormlibError
 from normlib.lab import Store, run
+from normlib.lab.results import best_records, ledger
 from normlib.studies import STUDIES, get_study
-from normlib.studies.results import best_records, ledger
 
 IN_BOOK = "NORMLIB_BOOK"
 LIVE = "NORMLIB_LIVE"
@@ -55,7 +55,7 @@ def _live(study_id: str, store: Store, preset: str) -> Any:
 
 def scoreboard() -> None:
     """Count the verdicts on all claims of the book, by chapter's source."""
-    lines = [ClaimLine.of(row) for row in ledger(Store.default(), STUDIES)]
+    lines = [ClaimLine.of(row) for row in ledger(Store.default(), map(get_study, STUDIES))]
     counts = Counter(line.verdict for line in lines)
     rows = [f"| {verdict} | {count} |" for verdict, count in counts.most_common()]
     _display_markdown("\n".join(["| verdict | claims |", "|---|---:|", *rows, f"| **all** | **{len(lines)}** |"]))
@@ -63,7 +63,7 @@ def scoreboard() -> None:
 
 def claims_table(studies: Iterable[str] | None = None) -> None:
     """Show the ledger: every claim with its criterion, what was measured, and the verdict."""
-    lines = [ClaimLine.of(row) for row in ledger(Store.default(), studies or STUDIES)]
+    lines = [ClaimLine.of(row) for row in ledger(Store.default(), map(get_study, studies or STUDIES))]
     if os.environ.get(IN_BOOK):
         _display({TABLE_MIME_TYPE: {"claims": [asdict(line) for line in lines]}, "text/plain": f"{len(lines)} claims"})
     else:

@@ -6,8 +6,8 @@ import inspect
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from normlib.lab.results import Found, LedgerRow, provenance_line
 from normlib.lab.style import to_svg
-from normlib.studies.results import Found, LedgerRow, provenance_line
 
 MIME_TYPE = "application/vnd.normlib.study+json"
 TABLE_MIME_TYPE = "application/vnd.normlib.claims+json"

@@ -62,7 +62,7 @@ def _(table):
     signals = table[table.norm == "none"]
     table, rates = _tuned(table)
     depths = sorted(table.depth.unique())
-    figure, axes = subplots(1, 1 + len(depths), height=3.0, width_ratios=[1.3] + [1] * len(depths))
+    figure, axes = subplots(1, 1 + len(depths), height=3.0)
     for init, (label, color) in INITS.items():
         arm = signals[signals.init == init]
         median_and_band(axes[0], arm, "depth", "output_std", color=color, linestyle="none", marker="o")

@@ -11,9 +11,8 @@ import pytest
 
 from normlib.errors import NormlibError, UnknownNameError
 from normlib.lab import Drawing, Judgement, Record, Store, Study, judge_identity, run
-from normlib.studies import results
+from normlib.lab.results import best_records, duration, ledger, provenance_line
 from normlib.studies.looks import subplots
-from normlib.studies.results import best_records, duration, ledger, provenance_line
 
 Make = Callable[..., Record]
 
@@ -23,7 +22,7 @@ def trial(c: Any, seed: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+def study() -> Iterator[Study]:
     declared = Study(
         "toy.shown", item="none", title="a title", kind="exact", vary={"arm": ["a", "b"]},
         quick={"size": 1}, laptop={"size": 2}, full={"size": 3}, seeds={"quick": 1, "laptop": 2, "full": 3},
@@ -39,7 +38,6 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
         arms = table.groupby("arm").x.median()
         return judge_identity("difference", arms["b"] - arms["a"], 0)
 
-    monkeypatch.setattr(results, "get_study", lambda name: declared)
     yield declared
     del Study.instances["toy.shown"]
 
@@ -141,7 +139,7 @@ def test_incomplete_records_that_cannot_be_drawn_are_told(study: Study, store: S
     for use in (found.drawing, found.judge):
         with pytest.raises(NormlibError, match=r"incomplete.*normlib run toy\.shown --preset quick"):
             use()
-    assert [row.verdict for row in ledger(store, ["toy.shown"])] == ["records incomplete"]
+    assert [row.verdict for row in ledger(store, [study])] == ["records incomplete"]
 
 
 def test_older_records_that_cannot_be_drawn_are_told(study: Study, store: Store, fill: Callable[..., None]) -> None:
@@ -157,10 +155,10 @@ def test_a_fault_of_the_drawing_itself_is_not_hidden(study: Study, store: Store,
 
 
 def test_the_ledger_has_each_claim_with_or_without_records(study: Study, store: Store, fill: Callable[..., None]) -> None:
-    [row] = ledger(store, ["toy.shown"])
+    [row] = ledger(store, [study])
     assert (row.claim.slug, row.judgement, row.verdict) == ("even", None, "no records yet")
     fill("laptop")
-    [row] = ledger(store, ["toy.shown"])
+    [row] = ledger(store, [study])
     assert (row.verdict, row.found and row.found.preset) == ("reproduced", "laptop")
 
 

@@ -12,9 +12,9 @@ import pytest
 from normlib.book.payload import StudyPage, study_page
 from normlib.lab import PRESETS, Record, Store, Study, Verdict, run
 from normlib.lab.records import committed_results
+from normlib.lab.results import best_records
 from normlib.lab.style import DARK, PAPER, dark, to_svg
 from normlib.studies import STUDIES, get_study
-from normlib.studies.results import best_records
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "references.bib").read_text(encoding="utf-8"), re.MULTILINE))

@@ -10,8 +10,8 @@ from normlib.book.pages.freshness import cells_of, studies_of
 from normlib.book.site import Site
 from normlib.lab import PRESETS, Store
 from normlib.lab.provenance import git_state
+from normlib.lab.results import duration
 from normlib.studies import get_study
-from normlib.studies.results import duration
 
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from normlib.errors import NormlibError
-from normlib.lab import PRESETS, Claim, Drawing, Judgement, Record, Store, Study
-from normlib.studies import get_study
+from normlib.lab.claims import Claim, Judgement
+from normlib.lab.records import Record, Store
+from normlib.lab.study import PRESETS, Drawing, Study
 
 NO_RECORDS = "no records yet"
 UNUSABLE = "records incomplete"
@@ -145,11 +146,10 @@ class LedgerRow:
         return UNUSABLE if self.found else NO_RECORDS
 
 
-def ledger(store: Store, study_ids: Iterable[str]) -> list[LedgerRow]:
+def ledger(store: Store, studies: Iterable[Study]) -> list[LedgerRow]:
     """Judge every claim of the studies by the best records there are."""
     rows = []
-    for study_id in study_ids:
-        study = get_study(study_id)
+    for study in studies:
         try:
             found = best_records(study, store)
         except NoRecordsError:
