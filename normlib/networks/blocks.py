@@ -12,6 +12,8 @@ from normlib.layers import make_norm
 from normlib.networks.activations import make_activation
 from normlib.networks.initialization import make_initializer
 
+STREAM = 1 << 40  # keeps the weights of seed s apart from data that a trial draws from a generator of the same seed
+
 
 class WeightLayers:
     """Builds the weight layers of one network: weights drawn in the order of the calls, biases zero.
@@ -26,7 +28,7 @@ class WeightLayers:
 
     def __init__(self, init: str, seed: int) -> None:
         self.init = make_initializer(init)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(STREAM + seed)
 
     def __call__(self, kind: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
         """Build `kind(*args, **kwargs)`, a linear layer or a convolution."""

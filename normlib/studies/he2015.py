@@ -73,7 +73,7 @@ def _(table):
     note(axes[0], "line: He × $2^{-L/2}$", 0.04, 0.03, fontsize=8.5)
     axes[0].set(yscale="log", xlabel="layers L", xticks=depths)
     axes[0].margins(y=0.12)
-    axes[0].set_title("output before training,\nstandard deviation", fontsize=9.5)
+    axes[0].set_title("output at the start,\nstandard deviation", fontsize=9.5)
     for ax, layers in zip(axes[1:], depths, strict=True):
         for (init, (_, color)), (norm, style) in ((i, n) for i in INITS.items() for n in NORMS.items()):
             arm = table[(table.depth == layers) & (table.init == init) & (table.norm == norm)]

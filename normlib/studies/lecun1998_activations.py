@@ -55,7 +55,7 @@ def expected_variances(name: str, layers: int) -> list[float]:
 def measured_variances(name: str, width: int, seed: int, device: str) -> list[float]:
     """Send as many N(0, 1) inputs as there are units through a network at initialization; return the variance in each layer."""
     net = MLP([width] * (LAYERS + 1) + [1], activation=name, init="lecun", seed=seed).to(device)
-    inputs = torch.randn(width, width, generator=torch.Generator().manual_seed(1_000_000 + seed))  # not the numbers of the weights
+    inputs = torch.randn(width, width, generator=torch.Generator().manual_seed(seed))
     outputs = record_activations(net, inputs.to(device), ACTIVATIONS[name])
     return [float(output.double().var(correction=0)) for output in outputs.values()]
 
