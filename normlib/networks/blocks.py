@@ -12,7 +12,8 @@ from normlib.layers import make_norm
 from normlib.networks.activations import make_activation
 from normlib.networks.initialization import make_initializer
 
-STREAM = 1 << 31  # keeps the weights of seed s apart from data that a trial draws from a generator of the same seed (torch uses 32 bits)
+# Keeps the weights of seed s apart from data that a trial draws from a generator of the same seed; torch counts 32 bits of it.
+STREAM = 1 << 31
 
 
 class WeightLayers:
