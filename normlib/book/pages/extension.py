@@ -17,7 +17,7 @@ from normlib.book.pages import reference_style
 from normlib.book.pages.freshness import cache_folder, page_digest
 from normlib.book.pages.furniture import closing, opening
 from normlib.book.pages.links import RECORDS
-from normlib.lab.records import committed_results
+from normlib.lab.records import Store
 
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -113,6 +113,7 @@ def _mend_reference_lists(app: Sphinx, page: str, template: str, context: dict[s
 def _copy_records(app: Sphinx, exception: Exception | None) -> None:
     """Lay the records beside the pages, so that each figure can link to its own."""
     if exception is None and app.builder.format == "html":
-        shutil.copytree(
-            committed_results(), Path(app.outdir) / RECORDS, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock", "*.tmp")
-        )
+        for path in Store.default().files():
+            target = Path(app.outdir) / RECORDS / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
