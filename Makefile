@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BOOK := $(BIN)/jupyter-book build . -n -W --keep-going
 
-.PHONY: help book serve test check format sync records bench clean
+.PHONY: help book serve test check format sync records screenshot bench clean
 help:
 	@echo "make book     build the book into _build/html"
 	@echo "make test     run every test"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench    time the normalizers against torch.nn"
 	@echo "make serve    serve the built book on http://localhost:8000"
 	@echo "make sync     regenerate the notebooks next to the chapters"
+	@echo "make screenshot  take the README's picture from the built book (needs Chromium)"
 	@echo "make clean    remove everything that was built"
 
 $(READY): requirements.txt pyproject.toml
@@ -51,6 +52,9 @@ sync: $(READY)
 
 records: $(READY)
 	$(BIN)/normlib run --pending --preset laptop
+
+screenshot: book
+	$(BIN)/python docs/screenshot.py
 
 bench: $(READY)
 	$(BIN)/normlib bench
