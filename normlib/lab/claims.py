@@ -122,8 +122,8 @@ def judge_effect(
     """Judge an effect measured once per seed against the range that is claimed for it.
 
     The verdict is *reproduced* if the whole interval lies in the claimed range, *not resolved* if it holds the value that
-    means "no effect", *direction only* if it lies on the claimed side of that value but not in the range, and
-    *not reproduced* if it lies on the other side. A claimed range that ends at "no effect" does not contain it: a tie is not
+    means "no effect", *direction only* if it lies on the claimed side of that value but not in the range, *not resolved* again
+    if it reaches into the range and out of it, and *not reproduced* if it lies elsewhere. A claimed range that ends at "no effect" does not contain it: a tie is not
     resolved. A sample that is not a number, such as that of a diverged run, leaves the verdict *not resolved*.
 
     Args:
@@ -159,4 +159,5 @@ def _verdict(low: float, high: float, claimed: tuple[float, float], null: float)
     downward = claimed[1] <= null
     if (upward and low > null) or (downward and high < null):
         return Verdict.DIRECTION
-    return Verdict.NOT_REPRODUCED
+    overlaps = low <= claimed[1] and claimed[0] <= high
+    return Verdict.UNRESOLVED if overlaps and not tie else Verdict.NOT_REPRODUCED
