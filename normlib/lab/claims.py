@@ -123,8 +123,9 @@ def judge_effect(
 
     The verdict is *reproduced* if the whole interval lies in the claimed range, *not resolved* if it holds the value that
     means "no effect", *direction only* if it lies on the claimed side of that value but not in the range, *not resolved* again
-    if it reaches into the range and out of it, and *not reproduced* if it lies elsewhere. A claimed range that ends at "no effect" does not contain it: a tie is not
-    resolved. A sample that is not a number, such as that of a diverged run, leaves the verdict *not resolved*.
+    if it reaches into the range and out of it, and *not reproduced* if it lies elsewhere. A claimed range that ends at "no
+    effect" does not contain it: a tie is not resolved. A sample that is not a number, such as that of a diverged run, leaves the
+    verdict *not resolved*.
 
     Args:
         effect: what the samples are, in words, with the unit.

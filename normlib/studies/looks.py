@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from normlib.lab import bootstrap_interval
 from normlib.lab.style import BLUE, COLORS, GRAY, GREEN, GRID, INK, OLIVE, ORANGE, PAPER, PINK, SKY, VERMILION
 
 NORM_COLORS = {
@@ -46,8 +47,8 @@ def median_and_band(axes: Axes, table: pd.DataFrame, x: str, y: str, *, color: s
     finite = table[np.isfinite(table[y].astype(float))]
     if finite.empty:
         return
-    errorbar = ("ci", 95) if finite.seed.nunique() > 1 else None
-    options = {"estimator": "median", "errorbar": errorbar, "n_boot": 500, "seed": 0, "legend": False, "mec": color, **line}
+    errorbar = bootstrap_interval if finite.seed.nunique() > 1 else None
+    options = {"estimator": "median", "errorbar": errorbar, "legend": False, "mec": color, **line}
     labels = axes.get_xlabel(), axes.get_ylabel()
     sns.lineplot(finite, x=x, y=y, color=color, label=label, ax=axes, **options)
     axes.set(xlabel=labels[0], ylabel=labels[1])

@@ -68,8 +68,8 @@ def test_an_infinite_sample_is_no_accident() -> None:
         ([1.2, 1.3, 1.4], (0.3, 0.5), 1.0, Verdict.NOT_REPRODUCED),
         ([0.6, 0.7, 0.8], (-0.5, 0.5), 0.0, Verdict.NOT_REPRODUCED),
         ([0.4, 0.5, 0.6], (-0.5, 0.5), 0.0, Verdict.UNRESOLVED),
-        ([1.3, 1.4, 2.4], (0.5, 2.0), math.nan, Verdict.UNRESOLVED),
-        ([2.1, 2.2, 2.4], (0.5, 2.0), math.nan, Verdict.NOT_REPRODUCED),
+        ([1.3, 1.4, 2.4], (-0.5, 2.0), 0.0, Verdict.UNRESOLVED),
+        ([2.1, 2.2, 2.4], (-0.5, 2.0), 0.0, Verdict.NOT_REPRODUCED),
     ],
 )
 def test_every_verdict(samples: list[float], claimed: tuple[float, float], null: float, expected: Verdict) -> None:
