@@ -210,7 +210,7 @@ rates = Study(
     kind="exact",
     vary={"bias": [False, True]},
     quick={"points": 100, "steps": 400},
-    laptop={"points": 100, "steps": 4_000},
+    laptop={"points": 100, "steps": 400},
     full=None,
 )
 

@@ -42,6 +42,8 @@ def _study_nodes(renderer: Any, page: StudyPage, line: int) -> list[nodes.Elemen
     for figure, shown in zip(figures, [s for s in (page.shown, page.live) if s], strict=True):
         _add_dark_twin(figure, *images[shown.record])
         figure.append(_legend(renderer, page, shown))
+        if shown is page.live:
+            figure.parent.replace(figure, _unnumbered(figure))
     return found
 
 
@@ -81,7 +83,8 @@ def _badge(claim: ClaimLine) -> str:
 def _measured(claim: ClaimLine) -> str:
     """Write what was measured as one sentence, with its note."""
     text = f"{claim.effect}; {claim.note}" if claim.note else claim.effect
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else "Not measured yet."
+    first = text[:1].upper() if text[:1].isascii() else text[:1]
+    return f"{first}{text[1:].rstrip('.')}." if text else "Not measured yet."
 
 
 def _ledger_entry(claim: ClaimLine) -> str:
@@ -120,6 +123,18 @@ def _add_dark_twin(figure: nodes.figure, light: str, night: str) -> None:
     twin["uri"], twin["classes"] = night, ["only-dark"]
     box = nodes.container("", image.deepcopy(), twin, classes=["themed"])
     image.parent.replace(image, box)
+
+
+def _unnumbered(figure: nodes.figure) -> nodes.container:
+    """Turn the figure of the live run into a plain box, so that it takes no number from the figures of the chapter."""
+    image, caption, legend = figure.children
+    return nodes.container(
+        "",
+        image,
+        nodes.paragraph("", "", *caption.children),
+        nodes.container("", *legend.children, classes=["legend"]),
+        classes=["study"],
+    )
 
 
 def _legend(renderer: Any, page: StudyPage, shown: Shown) -> nodes.legend:
