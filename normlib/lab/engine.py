@@ -121,6 +121,8 @@ def _run_pending(
                 outcome.failures.append(f"seed {record.seed}, {record.config}: {record.reason}")
     except KeyboardInterrupt:
         outcome.interrupted = True
+        kept = {record.key for record in store.read(study.id, preset)}  # the count may miss a record that was just written
+        outcome.ran = sum(record_key(study.id, preset, *trial, study.code(trial[0])) in kept for trial in pending)
     finally:
         bar.close()
     outcome.left = len(pending) - outcome.ran

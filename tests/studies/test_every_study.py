@@ -81,9 +81,7 @@ def test_committed_records_are_whole_fresh_and_small(study: Study) -> None:
         assert {(str(sorted(r.config.items())), r.seed) for r in records} >= trials, f"{preset} is incomplete"
         assert all(study.is_fresh(r) for r in records), f"{preset} is stale: run it again"
         assert all(r.status in ("ok", "diverged") and not r.dirty and r.commit for r in records)
-        for record in records:
-            lengths = [len(column) for column in record.table.values() if isinstance(column, list)]
-            assert max(lengths, default=0) <= 120, "at most 60 points a curve, two curves a record"
+        assert max(len(record.to_line()) for record in records) < 20_000, "at most 60 points a curve, 5 digits a number"
 
 
 def _committed(study: Study, preset: str) -> list[Record]:
