@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from normlib.errors import NormlibError
+from normlib.lab.syntax import bound_names, counted_nodes, dotted, dump, flat, is_call_of, owner_of, registry_entries
 
 PACKAGE = "normlib"
 NAMELESS = "_"  # the parts of a study, and loop variables nobody reads: never used by name
 _ROOT = Path(__file__).resolve().parents[1]
-_SKIPPED_FIELDS = {"ctx", "type_comment", "kind", "type_ignores", "returns", "annotation"}
 
 
 def code_digest(functions: Iterable[Callable[..., Any]], strings: Iterable[str] = ()) -> str:
@@ -82,16 +82,16 @@ class _Module:
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, tuple[str, str | None]] = {}
         self.parts: dict[str, list[ast.stmt]] = {}  # the nameless functions declared by `@name.something`
-        for statement in _flat(tree.body):
+        for statement in flat(tree.body):
             self._index(statement)
 
     def _index(self, statement: ast.stmt) -> None:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             self.imports |= self.imported(statement)
         else:
-            if isinstance(statement, ast.FunctionDef) and (owner := _owner(statement)):
+            if isinstance(statement, ast.FunctionDef) and (owner := owner_of(statement)):
                 self.parts.setdefault(owner, []).append(statement)
-            for name in _bound_names(statement):
+            for name in bound_names(statement):
                 self.definitions.setdefault(name, []).append(statement)
 
     def imported(self, statement: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str | None]]:
@@ -155,6 +155,8 @@ class _Reach:
             for defined in module.definitions:
                 self.visit_name(module_name, defined)
         elif name in module.definitions:
+            if not self.with_parts and any(is_call_of("Study", statement) for statement in module.definitions[name]):
+                return  # a trial's settings are in its record; the rest of a declaration does not bear on what it measures
             parts = module.parts.get(name, []) if self.with_parts else []
             for statement in module.definitions[name] + parts:
                 self.visit_statement(module, statement, key=f"{module_name}:{name}")
@@ -166,13 +168,13 @@ class _Reach:
             self.visit_name(source, name)
 
     def visit_statement(self, module: _Module, statement: ast.stmt, key: str) -> None:
-        entries = _registry_entries(statement)
+        entries = registry_entries(statement)
         if entries is not None:
             self.registries.append(entries)
             return
-        text = _dump(statement)
+        text = dump(statement)
         self.parts[key] = self.parts.get(key, "") + hashlib.sha256(text.encode()).hexdigest()[:16]
-        nodes = _counted(statement)
+        nodes = counted_nodes(statement)
         imports = dict(module.imports)
         for node in nodes:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -181,7 +183,7 @@ class _Reach:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 self.strings.add(node.value)
             elif isinstance(node, ast.Attribute):
-                self._follow_attribute(imports, _dotted(node))
+                self._follow_attribute(imports, dotted(node))
             elif isinstance(node, ast.Name) and node.id in module.definitions and node.id != NAMELESS:
                 self.visit_name(module.name, node.id)
             elif isinstance(node, ast.Name) and imports.get(node.id, ("", None))[1] is not None:
@@ -206,101 +208,10 @@ class _Reach:
             self.visit_name(source, name)
 
 
-def _flat(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Lay open the statements under top-level `if` and `try`."""
-    out: list[ast.stmt] = []
-    for statement in body:
-        if isinstance(statement, ast.If):
-            out += _flat(statement.body) + _flat(statement.orelse)
-        elif isinstance(statement, ast.Try):
-            out += _flat(statement.body) + [s for handler in statement.handlers for s in _flat(handler.body)]
-        else:
-            out.append(statement)
-    return out
-
-
-def _dotted(node: ast.Attribute) -> list[str]:
-    """Read `a.b.c` as its names, or nothing if it starts with something else than a name."""
-    names = [node.attr]
-    inner = node.value
-    while isinstance(inner, ast.Attribute):
-        names.append(inner.attr)
-        inner = inner.value
-    return [inner.id, *reversed(names)] if isinstance(inner, ast.Name) else []
-
-
-def _bound_names(statement: ast.stmt) -> list[str]:
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return [statement.name]
-    targets: list[ast.expr] = []
-    if isinstance(statement, ast.Assign):
-        targets = list(statement.targets)
-    elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
-        targets = [statement.target]
-    return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
-
-
-def _owner(statement: ast.FunctionDef) -> str | None:
-    """Name the object whose method decorates a function: "rates" for `@rates.claim(...)`."""
-    for decorator in statement.decorator_list:
-        target = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
-            return target.value.id
-    return None
-
-
-def _registry_entries(statement: ast.stmt) -> dict[str, str] | None:
-    """Read `NAME = Registry(kind, {"name": "module:attribute"})` without running it."""
-    value = getattr(statement, "value", None)
-    if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Registry"):
-        return None
-    for argument in value.args:
-        if isinstance(argument, ast.Dict):
-            return dict(ast.literal_eval(argument))
-    return {}
-
-
-def _is_docstring(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _children(node: ast.AST) -> list[tuple[str, Any]]:
-    """List the fields that count: no positions, docstrings, annotations of functions, decorators of roots."""
-    out = []
-    for name, value in ast.iter_fields(node):
-        if name in _SKIPPED_FIELDS and not (name == "annotation" and isinstance(node, ast.AnnAssign)):
-            continue
-        if isinstance(value, list):
-            value = [item for item in value if not _is_docstring(item)]
-        if value is None or value == []:
-            continue
-        out.append((name, value))
-    return out
-
-
-def _dump(node: Any) -> str:
-    """Write a syntax tree as text that does not change with the version of Python."""
-    if isinstance(node, ast.AST):
-        return type(node).__name__ + "(" + ",".join(f"{k}={_dump(v)}" for k, v in _children(node)) + ")"
-    if isinstance(node, list):
-        return "[" + ",".join(map(_dump, node)) + "]"
-    return repr(node)
-
-
-def _counted(node: ast.AST) -> list[ast.AST]:
-    """Walk the nodes that `_dump` writes."""
-    out: list[ast.AST] = [node]
-    for _, value in _children(node):
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, ast.AST):
-                out += _counted(item)
-    return out
-
-
 def _statement_of(module: _Module, function: Callable[..., Any]) -> ast.stmt:
     """Find the statement that defines a function by its first line; its decorators do not count."""
     line = function.__code__.co_firstlineno
-    for statement in _flat(module.tree.body):
+    for statement in flat(module.tree.body):
         if isinstance(statement, ast.FunctionDef):
             first = min([statement.lineno, *(d.lineno for d in statement.decorator_list)])
             if first == line:

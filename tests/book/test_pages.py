@@ -88,6 +88,13 @@ def test_figures_have_alt_texts_captions_and_links_that_lead_somewhere(site: Pat
 
 
 @pytest.mark.slow
+def test_the_scoreboard_counts_every_claim_of_the_ledger(site: Path) -> None:
+    index, ledger = ((site / "chapters" / f"{name}.html").read_text() for name in ("index", "claims"))
+    total = re.search(r"<strong>all</strong></p></td>\s*<td[^>]*><p><strong>(\d+)</strong>", index)
+    assert total and int(total[1]) == ledger.count('class="ledger-entry')
+
+
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
