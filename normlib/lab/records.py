@@ -24,7 +24,6 @@ from normlib.lab.provenance import checkout
 
 SCHEMA = 1
 DIGITS = 5
-STATUSES = ("ok", "diverged", "failed")
 
 
 class RecordWarning(UserWarning):

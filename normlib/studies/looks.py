@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +36,6 @@ def norm_color(spec: str) -> str:
     return NORM_COLORS.get(spec.partition(":")[0], INK)
 
 
-def palette(levels: Sequence[Any]) -> dict[Any, str]:
-    """Give each level a color, in the fixed order of the book's colors."""
-    return {level: COLORS[i % len(COLORS)] for i, level in enumerate(levels)}
-
-
 def median_and_band(axes: Axes, table: pd.DataFrame, x: str, y: str, *, color: str, label: str | None = None, **line: Any) -> None:
     """Draw the median over seeds with its bootstrap 95 % interval as a band (no band for a single seed)."""
     finite = table[np.isfinite(table[y].astype(float))]
@@ -61,5 +55,5 @@ def note(axes: Axes, text: str, x: float, y: float, **options: Any) -> None:
 
 __all__ = [
     "BLUE", "COLORS", "GRAY", "GREEN", "GRID", "INK", "OLIVE", "ORANGE", "PAPER", "PINK", "SKY", "VERMILION", "WIDTH",
-    "median_and_band", "norm_color", "note", "palette", "subplots",
+    "median_and_band", "norm_color", "note", "subplots",
 ]  # fmt: skip

@@ -20,6 +20,10 @@ from normlib.book.pages.links import RECORDS
 from normlib.lab.records import Store
 
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+MENDED = {
+    '<div role="list" class="citation-list">': '<div class="citation-list">',
+    ' role="doc-biblioentry"': "",
+}
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -31,7 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-get-outdated", _outdated_pages)
     app.connect("source-read", _prepare_page)
     app.connect("doctree-resolved", _check_alt_texts)
-    app.connect("html-page-context", _mend_reference_lists)
+    app.connect("html-page-context", _mend_for_screen_readers)
     app.connect("build-finished", _copy_records)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
 
@@ -100,14 +104,10 @@ def _check_alt_texts(app: Sphinx, doctree: Any, docname: str) -> None:
             raise ExtensionError(f"{docname}: the image {image.get('uri')} has no alt text; say what is drawn")
 
 
-def _mend_reference_lists(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Take the roles off reference lists: docutils calls them lists without list items, which screen readers cannot follow."""
-    if "body" in context:
-        context["body"] = (
-            context["body"]
-            .replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-            .replace(' role="doc-biblioentry"', "")
-        )
+def _mend_for_screen_readers(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Take the roles off reference lists, which docutils calls lists without list items."""
+    for old, new in MENDED.items() if "body" in context else ():
+        context["body"] = context["body"].replace(old, new)
 
 
 def _copy_records(app: Sphinx, exception: Exception | None) -> None:
