@@ -5,16 +5,17 @@ from normlib.layers.group import GroupNorm, group_norm, grouped
 from normlib.layers.instance import InstanceNorm, instance_norm
 from normlib.layers.layer import ChannelLayerNorm, LayerNorm, layer_norm
 from normlib.layers.mode import by_formula, formula, reference
-from normlib.layers.registry import NORMS, make_norm
+from normlib.layers.registry import NORMS, ChannelsLast, includes_activation, make_norm
 from normlib.layers.rms import ChannelRMSNorm, RMSNorm, rms_norm
 from normlib.layers.shapes import ShapeError
-from normlib.layers.spec import SpecError, parse_spec
+from normlib.spec import SpecError, parse_spec
 
 __all__ = [
     "NORMS",
     "BatchNorm",
     "ChannelLayerNorm",
     "ChannelRMSNorm",
+    "ChannelsLast",
     "GroupNorm",
     "InstanceNorm",
     "LayerNorm",
@@ -27,6 +28,7 @@ __all__ = [
     "formula",
     "group_norm",
     "grouped",
+    "includes_activation",
     "instance_norm",
     "layer_norm",
     "make_norm",

@@ -143,3 +143,17 @@ class ChannelLayerNorm(GroupNorm):
     def extra_repr(self) -> str:
         """Return the arguments as torch prints them."""
         return f"{self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+def token_layer_norm(
+    num_features: int,
+    eps: float = 1e-5,
+    affine: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> LayerNorm:
+    """Make the `LayerNorm(C)` of tokens (N, T, C): what the spec `"layer"` names where features come last.
+
+    Source: `ba2016`.
+    """
+    return LayerNorm(num_features, eps, affine, device=device, dtype=dtype)

@@ -153,3 +153,17 @@ class ChannelRMSNorm(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments as torch prints them."""
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+
+
+def token_rms_norm(
+    num_features: int,
+    eps: float | None = None,
+    affine: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> RMSNorm:
+    """Make the `RMSNorm(C)` of tokens (N, T, C): what the spec `"rms"` names where features come last.
+
+    Source: `zhang2019rms`.
+    """
+    return RMSNorm(num_features, eps, affine, device=device, dtype=dtype)

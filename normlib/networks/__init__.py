@@ -1,6 +1,6 @@
 """Networks that take their norm as a spec, so that the arms of a comparison differ in the norm alone."""
 
-from normlib.networks.activations import ACTIVATIONS, ScaledTanh, make_activation
+from normlib.activations import ACTIVATIONS, ScaledTanh, make_activation
 from normlib.networks.initialization import INITIALIZATIONS, make_initializer
 from normlib.networks.mlp import MLP
 from normlib.networks.plain import PlainConvNet

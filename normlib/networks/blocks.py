@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from normlib.layers import make_norm
-from normlib.networks.activations import make_activation
+from normlib.activations import make_activation
+from normlib.layers import includes_activation, make_norm
 from normlib.networks.initialization import make_initializer
 
 # Keeps the weights of seed s apart from data that a trial draws from a generator of the same seed; torch counts 32 bits of it.
@@ -41,6 +41,10 @@ class WeightLayers:
 
 
 def block(layer: nn.Module, num_features: int, norm: str, activation: str) -> nn.Sequential:
-    """Chain a weight layer, the norm that a spec names, and an activation: children `layer`, `norm`, `activation`."""
-    parts = OrderedDict(layer=layer, norm=make_norm(norm, num_features), activation=make_activation(activation))
-    return nn.Sequential(parts)
+    """Chain a weight layer, the norm that a spec names, and an activation: children `layer`, `norm`, `activation`.
+
+    A norm that brings its own activation is followed by the identity.
+    """
+    normed = make_norm(norm, num_features)
+    follows = "identity" if includes_activation(normed) else activation
+    return nn.Sequential(OrderedDict(layer=layer, norm=normed, activation=make_activation(follows)))

@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 from normlib.errors import NormlibError
-from normlib.layers import parse_spec
 from normlib.registry import Registry
+from normlib.spec import parse_spec
 
 Initializer = Callable[[Tensor, Generator], Tensor]
 

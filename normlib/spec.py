@@ -1,5 +1,7 @@
 """Spec strings: one short text names any arm of any study, `"group:size=8"`.
 
+What a name stands for is looked up in a `Registry`: norms, weight norms, initializations and others have one each.
+
 A spec is a name, then after a colon `argument=value` pairs with commas between them. Values read as Python's: integers,
 floats, `True`, `False`, `None`; anything else is text.
 """
@@ -68,6 +70,11 @@ def split_spec(spec: str) -> tuple[str, dict[str, Value]]:
             raise SpecError(f"the spec {spec!r} gives {argument!r} twice. Leave one out.")
         kwargs[argument] = _read(value)
     return name, kwargs
+
+
+def spec_name(spec: str) -> str:
+    """Return the name in a spec, the text before its colon."""
+    return spec.partition(":")[0].strip() if isinstance(spec, str) else ""
 
 
 def arguments_of(factory: Callable[..., Any]) -> list[str]:

@@ -3,15 +3,31 @@ import math
 import pytest
 import torch
 
+from normlib.activations import ACTIVATIONS, make_activation
 from normlib.errors import UnknownNameError
-from normlib.networks import ACTIVATIONS, make_activation
+
+
+def logistic(x):
+    return 1 / (1 + math.exp(-x))
+
 
 FORMULAS = {
-    "logistic": lambda x: 1 / (1 + math.exp(-x)),
+    "logistic": logistic,
     "tanh": math.tanh,
     "scaled_tanh": lambda x: 1.7159 * math.tanh(2 * x / 3),
     "softsign": lambda x: x / (1 + abs(x)),
     "relu": lambda x: max(x, 0.0),
+    "relu6": lambda x: min(max(x, 0.0), 6.0),
+    "leaky_relu": lambda x: max(x, 0.01 * x),
+    "elu": lambda x: max(x, 0.0) + min(0.0, math.expm1(x)),
+    "celu": lambda x: max(x, 0.0) + min(0.0, math.expm1(x)),
+    "selu": lambda x: 1.0507009873554805 * (max(x, 0.0) + 1.6732632423543772 * min(0.0, math.expm1(x))),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "silu": lambda x: x * logistic(x),
+    "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
+    "hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
+    "softplus": lambda x: math.log1p(math.exp(x)),
+    "log_sigmoid": lambda x: math.log(logistic(x)),
     "identity": lambda x: x,
 }
 
@@ -22,7 +38,7 @@ def test_every_activation_has_a_formula_here():
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_value(name):
-    points = [-3.0, -1.0, -0.2, 0.0, 0.5, 2.0]
+    points = [-3.5, -1.0, -0.2, 0.0, 0.5, 2.0, 6.5]
     values = make_activation(name)(torch.tensor(points, dtype=torch.float64))
     assert values.tolist() == pytest.approx([FORMULAS[name](x) for x in points], abs=1e-12)
 

@@ -1,4 +1,4 @@
-"""The activation functions that the studies compare, by name."""
+"""The activation functions that layers, gains and networks name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from normlib.registry import Registry
 ACTIVATIONS = Registry(
     "activation",
     {
+        "identity": "torch.nn:Identity",
         "logistic": "torch.nn:Sigmoid",
         "tanh": "torch.nn:Tanh",
-        "scaled_tanh": "normlib.networks.activations:ScaledTanh",
+        "scaled_tanh": "normlib.activations:ScaledTanh",
         "softsign": "torch.nn:Softsign",
         "relu": "torch.nn:ReLU",
-        "identity": "torch.nn:Identity",
+        "relu6": "torch.nn:ReLU6",
+        "leaky_relu": "torch.nn:LeakyReLU",
+        "elu": "torch.nn:ELU",
+        "celu": "torch.nn:CELU",
+        "selu": "torch.nn:SELU",
+        "gelu": "torch.nn:GELU",
+        "silu": "torch.nn:SiLU",
+        "mish": "torch.nn:Mish",
+        "hardswish": "torch.nn:Hardswish",
+        "softplus": "torch.nn:Softplus",
+        "log_sigmoid": "torch.nn:LogSigmoid",
     },
 )
 
