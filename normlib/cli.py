@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from normlib.errors import NormlibError, unknown
 
 PRESET_NAMES = ("quick", "laptop", "full")
+BENCHES = {"layers": "notes.speed", "weights": "notes.standardization_cost"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?")
     data.set_defaults(command=_data)
 
-    bench = commands.add_parser("bench", help="time the layers against torch.nn")
+    bench = commands.add_parser("bench", help="time what the library adds, against what people use today")
+    bench.add_argument("what", nargs="?", choices=BENCHES, default="layers")
+    bench.add_argument("--preset", choices=PRESET_NAMES, default="laptop", help="sizes and repetitions (default: laptop)")
     bench.add_argument("--device", default="cpu")
     bench.set_defaults(command=_bench)
 
@@ -225,10 +229,23 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from normlib.bench import bench_layers
+    """Measure on this machine, whatever records there are, and print what was measured."""
+    from rich.console import Console
+    from rich.table import Table
 
-    print(f"{'norm':<18}{'input':<22}{'torch.nn, ms':>13}{'normlib':>9}{'formula':>9}   (forward and backward; ratios to torch.nn)")
-    for row in bench_layers(options.device):
-        shape = "×".join(map(str, row.shape))
-        print(f"{row.spec:<18}{shape:<22}{row.torch_ms:>13.2f}{row.fast_ratio:>9.2f}{row.formula_ratio:>9.2f}", flush=True)
-    return 0
+    from normlib.lab import Store, number, run
+    from normlib.studies import get_study
+
+    study = get_study(BENCHES[options.what])
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        outcome = run(study, options.preset, store=store, device=options.device, seeds=1, progress=sys.stderr.isatty())
+        rows = [{**{f: r.config[f] for f in study.vary}, **r.table} for r in store.read(study.id, options.preset)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        values = (row.get(name, "–") for name in columns)
+        table.add_row(*(number(v) if isinstance(v, float) else str(v) for v in values))
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+    print(_told(outcome))
+    return 130 if outcome.interrupted else 1 if outcome.failures else 0

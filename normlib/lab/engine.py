@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import os
 import random
 import threading
 import time
@@ -66,7 +67,8 @@ def run(
         store: where records are read and written; the default store if not given.
         device: "cpu", "cuda", or None for the best there is (quick runs stay on the CPU).
         seeds: number of seeds; the preset's own if not given.
-        workers: number of processes; None means in this process for quick and on a GPU, else one per core.
+        workers: number of processes; None means in this process for quick and on a GPU, else one per core. A timing study
+            always runs in this process, one trial after the other.
         executor: any executor to use instead, such as a Dask client's.
         progress: show a progress bar with an estimate of the time left.
         deadline: `time.monotonic()` after which no new trial is started.
@@ -108,7 +110,7 @@ def _run_pending(
     outcome: Outcome,
 ) -> None:
     commit, dirty = git_state()
-    make = choose_executor(preset, device, workers, executor)
+    make = choose_executor(preset, device, 1 if study.kind == "timing" else workers, executor)
     bar = tqdm(total=len(pending), desc=f"{study.id} {preset}", unit="trial", disable=not progress)
     try:
         for body in _completed(study, preset, pending, device, make, deadline, outcome):
@@ -179,7 +181,7 @@ def execute(module: str, study_id: str, preset: str, config: Mapping[str, Any], 
     importlib.import_module(module)
     study = Study.instances[study_id]
     settings = Config(config, device)
-    with _ALONE, _one_thread(device):
+    with _ALONE, _threads(device, study.kind):
         started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         clock = time.perf_counter()
         seed_everything(seed)
@@ -222,13 +224,13 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """Hold a trial on the CPU to one thread: small networks crawl when threads outnumber cores."""
+def _threads(device: str, kind: str) -> Iterator[None]:
+    """Hold a trial on the CPU to one thread, as small networks crawl when threads outnumber cores; a timing takes every core."""
     if device != "cpu":
         yield
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(os.cpu_count() or 1 if kind == "timing" else 1)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from normlib.lab.records import Record
 from normlib.lab.style import STYLE
 
 PRESETS = ("quick", "laptop", "full")
-KINDS = ("exact", "init", "train")
+KINDS = ("exact", "init", "train", "timing")
 Table = Mapping[str, Any]
 
 
@@ -101,7 +101,8 @@ class Study:
         id: BibTeX key of the source, a dot, and the item ("lecun1998.rates").
         item: what it regenerates in the source ("Figs 6, 9-12").
         title: the finding or the question, in one line.
-        kind: "exact" (an identity, checked to float tolerance), "init" (networks before training), "train".
+        kind: "exact" (an identity, checked to float tolerance), "init" (networks before training), "train", "timing" (seconds
+            and bytes: trials run one after the other with every core, and a seed is a repetition).
         vary: the factors, each with its levels; every combination is one trial.
         quick: settings of the preset for 2 CPU cores and 10 seconds; a list under the name of a factor replaces its levels.
         laptop: settings for 2 CPU cores and 10 minutes.

@@ -138,9 +138,10 @@ class BatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if not self._uses_batch:
             return self._in_evaluation(input)
-        ghosts = 1 if self.ghost is None else input.shape[0] // self.ghost
+        ghosts = 1 if self.ghost is None else max(input.shape[0] // self.ghost, 1)
         x = input if ghosts == 1 else _ghosts_as_channels(input, ghosts)
-        y = self._by_formula(x, ghosts) if by_formula() else self._fused(x, ghosts)
+        # an empty batch has no statistics, and the fused operation leaves the running ones as they are
+        y = self._by_formula(x, ghosts) if by_formula() and x.numel() else self._fused(x, ghosts)
         return y if ghosts == 1 else _ghosts_as_samples(y, ghosts)
 
     @property
@@ -207,7 +208,8 @@ class BatchNorm(_BatchNorm):
             rate = self.num_batches_tracked.to(self.running_mean.dtype).reciprocal()
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             # .data, as the fused op does: no new version of the buffer, so a fast path run before can still go backward
-            running.data.lerp_(new.detach().view(ghosts, -1).mean(0).to(running.dtype), rate)
+            buffer = running if torch.compiler.is_compiling() else running.data
+            buffer.lerp_(new.detach().view(ghosts, -1).mean(0).to(running.dtype), rate)
 
     def extra_repr(self) -> str:
         """Return the arguments as torch prints them."""

@@ -5,6 +5,7 @@ from normlib.networks.initialization import INITIALIZATIONS, make_initializer
 from normlib.networks.mlp import MLP
 from normlib.networks.plain import PlainConvNet
 from normlib.networks.registry import NETWORKS, make_network
+from normlib.networks.resnet import ResidualBlock, ResNet
 
 __all__ = [
     "ACTIVATIONS",
@@ -12,6 +13,8 @@ __all__ = [
     "MLP",
     "NETWORKS",
     "PlainConvNet",
+    "ResNet",
+    "ResidualBlock",
     "ScaledTanh",
     "make_activation",
     "make_initializer",

@@ -11,6 +11,7 @@ from torch import nn
 from normlib.activations import make_activation
 from normlib.layers import includes_activation, make_norm
 from normlib.networks.initialization import make_initializer
+from normlib.surgery import normalized_parts, split_kinds
 
 # Keeps the weights of seed s apart from data that a trial draws from a generator of the same seed; torch counts 32 bits of it.
 STREAM = 1 << 31
@@ -40,11 +41,31 @@ class WeightLayers:
         return layer
 
 
-def block(layer: nn.Module, num_features: int, norm: str, activation: str) -> nn.Sequential:
-    """Chain a weight layer, the norm that a spec names, and an activation: children `layer`, `norm`, `activation`.
+def block(layer: nn.Module, norm: str, activation: str) -> nn.Sequential:
+    """Chain a weight layer, its norm, and an activation: children `layer`, `norm`, `activation`.
 
-    A norm that brings its own activation is followed by the identity.
+    Args:
+        layer: a linear layer or a convolution.
+        norm: a spec as `normlib.surgery.normalize` takes it.
+        activation: a key of `ACTIVATIONS`. A norm that brings its own activation is followed by the identity.
     """
-    normed = make_norm(norm, num_features)
-    follows = "identity" if includes_activation(normed) else activation
-    return nn.Sequential(OrderedDict(layer=layer, norm=normed, activation=make_activation(follows)))
+    layer, normed = normalized_parts(layer, norm)
+    return nn.Sequential(OrderedDict(layer=layer, norm=normed, activation=_after(normed, activation)))
+
+
+def preactivation(num_features: int, norm: str, activation: str, order: str = "norm-activation") -> nn.Sequential:
+    """Chain a norm of activations and an activation, in the order that `order` names: children `norm`, `activation`.
+
+    Args:
+        num_features: number of channels.
+        norm: a spec as in `block`, of which the norm of activations counts.
+        activation: as in `block`.
+        order: `"norm-activation"` or `"activation-norm"`.
+    """
+    normed = make_norm(split_kinds(norm)[1], num_features)
+    parts = {"norm": normed, "activation": _after(normed, activation)}
+    return nn.Sequential(OrderedDict((name, parts[name]) for name in order.split("-")))
+
+
+def _after(norm: nn.Module, activation: str) -> nn.Module:
+    return make_activation("identity" if includes_activation(norm) else activation)

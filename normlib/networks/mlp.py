@@ -20,7 +20,7 @@ class MLP(nn.Module):
     Args:
         sizes: number of inputs, of units in each hidden layer, and of outputs; two numbers give a linear model.
         activation: a key of `ACTIVATIONS`.
-        norm: a norm spec, see `normlib.layers.make_norm`.
+        norm: a norm spec, see `normlib.surgery.normalize`.
         init: an initialization spec, see `make_initializer`; biases start at zero.
         bias: whether the linear layers have a bias.
         seed: seed of the initial weights.
@@ -56,7 +56,7 @@ class MLP(nn.Module):
             raise NormlibError(f"MLP got sizes={list(sizes)}; expected [inputs, hidden ..., outputs], all positive.")
         weights = WeightLayers(init, seed)
         *hidden, last = itertools.pairwise(sizes)
-        self.blocks = nn.Sequential(*[block(weights(nn.Linear, *pair, bias=bias), pair[1], norm, activation) for pair in hidden])
+        self.blocks = nn.Sequential(*[block(weights(nn.Linear, *pair, bias=bias), norm, activation) for pair in hidden])
         self.head = weights(nn.Linear, *last, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class PlainConvNet(nn.Module):
         width: channels of every convolution.
         in_channels: channels of the images.
         classes: number of outputs.
-        norm: a norm spec, see `normlib.layers.make_norm`.
+        norm: a norm spec, see `normlib.surgery.normalize`.
         init: an initialization spec, see `make_initializer`; biases start at zero.
         seed: seed of the initial weights.
         image_size: side of the images in pixels; at least 4, so that two poolings leave something. The weights do not
@@ -60,9 +60,7 @@ class PlainConvNet(nn.Module):
         _check(depth, image_size)
         weights = WeightLayers(init, seed)
         channels = [in_channels] + [width] * (depth - 2)
-        self.blocks = nn.Sequential(
-            *[block(weights(nn.Conv2d, count, width, 3, padding=1), width, norm, "relu") for count in channels]
-        )
+        self.blocks = nn.Sequential(*[block(weights(nn.Conv2d, count, width, 3, padding=1), norm, "relu") for count in channels])
         self.head = weights(nn.Linear, width, classes)
         self.pool = nn.MaxPool2d(2)
         self.pooled = tuple(len(channels) * third // (_REDUCTIONS + 1) - 1 for third in range(1, _REDUCTIONS + 1))

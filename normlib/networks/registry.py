@@ -17,6 +17,7 @@ NETWORKS = Registry(
     {
         "mlp": "normlib.networks.mlp:MLP",
         "plain": "normlib.networks.plain:PlainConvNet",
+        "resnet": "normlib.networks.resnet:ResNet",
     },
 )
 

@@ -19,6 +19,9 @@ STUDIES = Registry(
         "glorot2010.saturation": "normlib.studies.glorot2010:saturation",
         "he2015.depth": "normlib.studies.he2015:depth",
         "wadia2021.whitening": "normlib.studies.wadia2021:whitening",
+        # Speed
+        "notes.speed": "normlib.studies.speed:layers",
+        "notes.standardization_cost": "normlib.studies.speed_weights:standardization_cost",
     },
     hint="`normlib list` shows every study.",
 )

@@ -3,26 +3,36 @@ import torch
 from torch import nn
 
 from normlib.errors import NormlibError, UnknownNameError
-from normlib.layers import NORMS, make_norm
-from normlib.networks import MLP, NETWORKS, PlainConvNet, make_network
+from normlib.layers import NORMS
+from normlib.networks import MLP, NETWORKS, PlainConvNet, ResNet, make_network
+from normlib.weights import WEIGHT_NORMS
 
 BUILDERS = {
     "mlp": lambda **kw: make_network("mlp", sizes=[64, 64, 64, 5], **kw),
     "plain": lambda **kw: make_network("plain", depth=6, width=32, in_channels=1, classes=5, image_size=8, **kw),
+    "resnet": lambda **kw: make_network("resnet", stages=[1, 1], width=32, in_channels=1, classes=5, **kw),
 }
-IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def weight_layers(network):
     return [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
 
 
+def drawn(layer):
+    """The weight as it was drawn: a weight norm keeps it, or what stands for its direction, as its last original."""
+    if not hasattr(layer, "parametrizations"):
+        return layer.weight
+    originals = dict(layer.parametrizations.weight.named_parameters())
+    return originals.get("original1", originals.get("original"))
+
+
 def fits(network, norm):
-    """Instance norm has nothing to average over in a vector."""
-    return not (network == "mlp" and norm == "instance")
+    """These have nothing to average over in a vector."""
+    return not (network == "mlp" and norm in ("instance", "switch"))
 
 
-ARMS = [(network, norm) for network in BUILDERS for norm in NORMS if fits(network, norm)]
+ARMS = [(network, norm) for network in BUILDERS for norm in [*NORMS, *WEIGHT_NORMS] if fits(network, norm)]
 
 
 def test_every_network_is_tested():
@@ -35,20 +45,22 @@ def test_arms_differ_in_the_norm_alone(network, norm):
     ours, theirs = weight_layers(plain), weight_layers(normed)
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a.weight, b.weight)
-        assert not b.bias.any()
-    own = sum(p.numel() for block in normed.blocks for p in make_norm(norm, block.layer.weight.shape[0]).parameters())
-    assert sum(p.numel() for p in normed.parameters()) - own == sum(p.numel() for p in plain.parameters())
+        assert torch.equal(a.weight, drawn(b))
+        assert b.bias is None or not b.bias.any()
+    common = {id(p) for layer in theirs for p in (drawn(layer), layer.bias)}
+    own = [name for name, p in normed.named_parameters() if id(p) not in common]
+    assert all("norm." in name or "parametrizations." in name for name in own), "what is left belongs to the norm"
+    assert len(list(normed.parameters())) - len(own) == len(list(plain.parameters()))
 
 
 @pytest.mark.parametrize(("network", "norm"), ARMS)
 def test_every_arm_runs_and_the_gradient_reaches_every_weight_layer(network, norm):
     net = BUILDERS[network](norm=norm, seed=1)
     output = net(IMAGES)
-    assert output.shape == (4, 5)
+    assert output.shape == (32, 5)
     output.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    assert all(layer.weight.grad.any() for layer in weight_layers(net))
+    assert all(drawn(layer).grad.any() for layer in weight_layers(net))
 
 
 @pytest.mark.parametrize("network", BUILDERS)
@@ -118,3 +130,55 @@ def test_weights_are_not_the_numbers_that_a_trial_draws_with_the_same_seed():
     weight = net.blocks[0].layer.weight.detach()
     assert not torch.allclose(weight, inputs)
     assert abs(float((weight * inputs).mean())) < 0.1
+
+
+KNOWN = [  # a ResNet-18 and a ResNet-50 for ImageNet, a ResNet-56 for CIFAR with projections
+    ({"stages": [2, 2, 2, 2], "stem": "imagenet", "classes": 1000}, 11_689_512),
+    ({"stages": [3, 4, 6, 3], "stem": "imagenet", "classes": 1000, "unit": "bottleneck"}, 25_557_032),
+    ({"stages": [9, 9, 9], "width": 16}, 855_770),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parameters"), KNOWN)
+def test_resnets_of_version_1_have_the_parameters_that_are_known(arguments, parameters):
+    assert sum(p.numel() for p in ResNet(version=1, **arguments).parameters()) == parameters
+
+
+@pytest.mark.parametrize("unit", ["basic", "bottleneck"])
+def test_resnet_version_2_is_the_sum_of_its_branches_on_a_clean_shortcut(unit):
+    net = ResNet([2], width=8, unit=unit, in_channels=8, norm="batch", stem="cifar").double()
+    x = torch.randn(3, 32 if unit == "bottleneck" else 8, 6, 6, dtype=torch.float64)
+    block = net.blocks[1]
+    assert block.shortcut is None
+    torch.testing.assert_close(block(x), x + block.branch(block.before(x)))
+    assert [name for name, _ in block.before.named_children()] == ["norm", "activation"]
+
+
+def test_resnet_orders_and_paddings():
+    swapped = ResNet([1], width=8, order="activation-norm")
+    assert [name for name, _ in swapped.final.named_children()] == ["activation", "norm"]
+    assert {m.padding_mode for m in ResNet([1, 1], width=8, padding_mode="circular").modules() if isinstance(m, nn.Conv2d)} == {
+        "circular"
+    }
+
+
+def test_resnet_projection_hears_the_activated_input_in_version_2_and_the_raw_one_in_version_1():
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    second, first = (ResNet([1, 1], width=8, version=v).double().blocks[1] for v in (2, 1))
+    torch.testing.assert_close(second(x), second.shortcut(second.before(x)) + second.branch(second.before(x)))
+    torch.testing.assert_close(first(x), (first.shortcut(x) + first.branch(x)).relu())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"stages": []}, "blocks of each stage"),
+        ({"stages": [1], "version": 3}, "version=3; expected 1"),
+        ({"stages": [1], "unit": "botleneck"}, "did you mean 'bottleneck'"),
+        ({"stages": [1], "stem": "imagnet"}, "did you mean 'imagenet'"),
+        ({"stages": [1], "order": "norm"}, "order of ResNet"),
+    ],
+)
+def test_resnet_errors_say_what_fits(arguments, says):
+    with pytest.raises(NormlibError, match=says):
+        ResNet(**arguments)

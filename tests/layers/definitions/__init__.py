@@ -6,9 +6,9 @@ or set by set, and uses nothing of `normlib`. A norm that is registered without 
 
 from __future__ import annotations
 
-from definitions import classic
+from definitions import batch_relatives, classic, fused_activation, pointwise, switch, sync
 from definitions.case import MAPS, SHAPES, Case
 
-CASES: list[Case] = [*classic.CASES]
+CASES: list[Case] = [*classic.CASES, *batch_relatives.CASES, *sync.CASES, *switch.CASES, *fused_activation.CASES, *pointwise.CASES]
 
 __all__ = ["CASES", "MAPS", "SHAPES", "Case"]
