@@ -1,14 +1,13 @@
 """What acts on activations: normalizers, each with its formula and its fast path, and the specs that name them."""
 
 from normlib.layers.batch import BatchNorm, batch_moments, batch_norm
-from normlib.layers.decorrelated import DecorrelatedBatchNorm, decorrelated_batch_norm, whitening_matrix
+from normlib.layers.decorrelated import DecorrelatedBatchNorm, decorrelated_batch_norm
 from normlib.layers.dynamic import Derf, DynamicTanh, derf, dynamic_tanh
 from normlib.layers.evonorm import EvoNormB0, EvoNormS0, evonorm_b0, evonorm_s0
 from normlib.layers.group import GroupNorm, group_norm, grouped
 from normlib.layers.instance import InstanceNorm, instance_norm
 from normlib.layers.layer import ChannelLayerNorm, LayerNorm, layer_norm
 from normlib.layers.lp import LpBatchNorm, gaussian_factor, lp_batch_norm
-from normlib.layers.mode import by_formula, formula, reference
 from normlib.layers.noisy import NoisyBatchNorm, batch_noise, noisy_batch_norm
 from normlib.layers.proxy import ProxyNorm, proxy_norm
 from normlib.layers.recurrent import unroll
@@ -22,6 +21,8 @@ from normlib.layers.shapes import ShapeError
 from normlib.layers.switch import SwitchNorm, switch_norm
 from normlib.layers.sync import SyncBatchNorm, combined_moments
 from normlib.layers.variance import VarianceNorm, variance_norm
+from normlib.layers.whitening import whitening_matrix
+from normlib.mode import by_formula, formula, reference
 from normlib.spec import SpecError, parse_spec
 
 __all__ = [

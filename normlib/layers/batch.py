@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import MAX_FUSED_RANK, ShapeError, channel_affine, check_channels, check_count, divisors, per_channel
+from normlib.mode import by_formula, formula
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:

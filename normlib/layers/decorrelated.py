@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normlib.errors import unknown
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import ShapeError, affine, channel_affine, divisors
 from normlib.layers.statistics import StatisticNorm
+from normlib.layers.whitening import check_method, whitening_matrix
+from normlib.mode import by_formula, formula
 
-METHODS = ("zca", "pca")
 _SIZE = 16
 
 
@@ -75,52 +74,6 @@ def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Keep autocast from narrowing the products: eigenvalues do not survive it."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def whitening_matrix(cov: Tensor, method: str = "zca", eps: float = 1e-5) -> Tensor:
-    r"""Return W with $W (\Sigma + \epsilon I) W^\top = I$.
-
-    With $\Sigma + \epsilon I = U \Lambda U^\top$, "pca" is $\Lambda^{-1/2} U^\top$: the outputs are the principal
-    components. Their order follows the eigenvalues and their signs are arbitrary, so that both may change from batch to
-    batch: stochastic axis swapping. "zca" is $U \Lambda^{-1/2} U^\top = (\Sigma + \epsilon I)^{-1/2}$, the rotation of it
-    that changes the input least; it is unique.
-
-    Args:
-        cov: covariances of shape (*, S, S).
-        method: "zca" or "pca".
-        eps: added to the diagonal.
-
-    Returns:
-        A tensor of the shape of `cov`. The first two derivatives of "zca" are exact and finite for any eigenvalues. Those
-        of "pca" hold the inverse gaps between eigenvalues: where two are equal, they are not finite. A covariance that is
-        not finite gives NaN, not an error.
-
-    Source: `huang2018`.
-    """
-    finite = cov.isfinite().all(-1).all(-1)[..., None, None]
-    cov = torch.where(finite, cov, torch.ones_like(cov))  # the decomposition refuses what is not finite
-    if method == "pca":
-        values, basis = torch.linalg.eigh(cov)
-        whitening = basis.mT / (values.clamp_min(0) + eps).sqrt()[..., None]
-    else:
-        whitening = _inverse_root(cov, eps)
-    return torch.where(finite, whitening, torch.nan)
-
-
-def _inverse_root(cov: Tensor, eps: float) -> Tensor:
-    """Return (cov + eps I)^(-1/2), with derivatives that no gap between eigenvalues enters.
-
-    In the eigenbasis, held fixed, B = diag(1 / roots) solves B M B = I at M = diag(roots²). Newton's step, its slope held
-    fixed too, leaves that value and makes one order of derivatives with respect to M right each time it is taken.
-    """
-    values, basis = torch.linalg.eigh(cov.detach())
-    roots = (values.clamp_min(0) + eps).sqrt()
-    slope = roots[..., :, None] + roots[..., None, :]
-    matrix = torch.diag_embed(roots.square()) + basis.mT @ (cov - cov.detach()) @ basis  # the difference is 0, not its gradient
-    inverse, one = torch.diag_embed(roots.reciprocal()), torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-    for _ in range(2):
-        inverse = inverse + (one - inverse @ matrix @ inverse) / slope
-    return basis @ inverse @ basis.mT
 
 
 class DecorrelatedBatchNorm(StatisticNorm):
@@ -193,8 +146,7 @@ class DecorrelatedBatchNorm(StatisticNorm):
         if size not in fitting:
             fits = ", ".join(map(str, fitting))
             raise ShapeError(f"decorrelated:size={size} does not divide {num_features} channels. What fits: size={fits}.")
-        if method not in METHODS:
-            raise unknown("whitening method", method, METHODS)
+        check_method(method)
         super().__init__(num_features, eps, momentum, affine, False, device, dtype)
         self.method, self.size = method, size
         self._keep(track_running_stats, device=device, dtype=dtype)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from normlib.layers.affine import ChannelAffine
-from normlib.layers.mode import formula
+from normlib.layers.moments import instance_map
 from normlib.layers.shapes import channel_affine, check_channels
+from normlib.mode import by_formula, formula
 
 
 @formula
@@ -51,6 +54,19 @@ def derf(
     Source: `chen2025derf`.
     """
     return channel_affine(torch.erf(alpha * x + shift), weight, bias)
+
+
+def _squashed(
+    squash: Callable[[Tensor], Tensor],
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """Compute `squash(alpha x + shift) * weight + bias`, the map inside and the one outside in a fused pass each."""
+    y = squash(instance_map(x.to(torch.promote_types(x.dtype, torch.float32)), alpha.expand(x.shape[:2]), shift))
+    return (y if weight is None else instance_map(y, weight.expand(x.shape[:2]), bias)).to(x.dtype)
 
 
 class DynamicTanh(ChannelAffine):
@@ -110,7 +126,9 @@ class DynamicTanh(ChannelAffine):
     def forward(self, input: Tensor) -> Tensor:
         """Squash each value of `input` (N, C, *)."""
         check_channels(type(self).__name__, input, self.num_features)
-        return dynamic_tanh(input, self.alpha, self.weight, self.bias)
+        if by_formula():
+            return dynamic_tanh(input, self.alpha, self.weight, self.bias)
+        return _squashed(torch.tanh, input, self.alpha, None, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Return the arguments as torch prints them."""
@@ -178,7 +196,9 @@ class Derf(ChannelAffine):
     def forward(self, input: Tensor) -> Tensor:
         """Squash each value of `input` (N, C, *)."""
         check_channels(type(self).__name__, input, self.num_features)
-        return derf(input, self.alpha, self.shift, self.weight, self.bias)
+        if by_formula():
+            return derf(input, self.alpha, self.shift, self.weight, self.bias)
+        return _squashed(torch.erf, input, self.alpha, self.shift, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Return the arguments as torch prints them."""

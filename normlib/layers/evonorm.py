@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from normlib.layers.affine import ChannelAffine
 from normlib.layers.batch import batch_moments
 from normlib.layers.group import grouped
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.moments import instance_map, instance_moments, per_instance, pooled_moments
 from normlib.layers.shapes import affine, channel_affine, check_channels, check_count, per_channel
 from normlib.layers.statistics import StatisticNorm
+from normlib.mode import by_formula, formula
 
 
 @formula
@@ -23,7 +23,6 @@ def evonorm_b0(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     var: Tensor | None = None,
-    instance_var: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
     """Return `x / max(sqrt(batch var + eps), v x + sqrt(instance var + eps)) * weight + bias`.
@@ -34,7 +33,6 @@ def evonorm_b0(
         weight: scale of shape (C,), or None for 1.
         bias: shift of shape (C,), or None for 0.
         var: batch variance of shape (C,), or None for the biased variance of this batch.
-        instance_var: biased variance of each channel of each sample, of shape (N, C), or None to compute it.
         eps: added to both variances, under the roots.
 
     Returns:
@@ -43,9 +41,8 @@ def evonorm_b0(
     Source: `liu2020`.
     """
     var = batch_moments(x)[1] if var is None else var
-    instance_var = instance_moments(x)[1] if instance_var is None else instance_var
     batch_std = (per_channel(var, x) + eps).sqrt()
-    instance_std = (per_instance(instance_var, x) + eps).sqrt()
+    instance_std = (per_instance(instance_moments(x)[1], x) + eps).sqrt()
     return channel_affine(x / torch.maximum(batch_std, per_channel(v, x) * x + instance_std), weight, bias)
 
 
@@ -152,17 +149,23 @@ class EvoNormB0(StatisticNorm):
             nn.init.ones_(self.v)
 
     def _by_batch(self, input: Tensor) -> Tensor:
-        if by_formula():
-            var, instance_var = batch_moments(input)[1], None
-        else:  # one pass for both
-            mean, instance_var = instance_moments(input)
-            var = pooled_moments(mean, instance_var, 0)[1].squeeze(0)
+        moments = None if by_formula() else instance_moments(input)
+        var = batch_moments(input)[1] if moments is None else pooled_moments(*moments, 0)[1].squeeze(0)
         count = input.numel() // self.num_features
         self._follow(running_var=var * (count / (count - 1)))
-        return evonorm_b0(input, self.v, self.weight, self.bias, var, instance_var, self.eps)
+        return self._divided(input, var, moments)
 
     def _in_evaluation(self, input: Tensor) -> Tensor:
-        return evonorm_b0(input, self.v, self.weight, self.bias, self.get_buffer("running_var"), None, self.eps)
+        return self._divided(input, self.get_buffer("running_var"), None if by_formula() else instance_moments(input))
+
+    def _divided(self, input: Tensor, var: Tensor, moments: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Compute the formula; with the moments of each channel of each sample, by a ReLU in place of the maximum."""
+        if moments is None:
+            return evonorm_b0(input, self.v, self.weight, self.bias, var, self.eps)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        batch_std, instance_std = (var + self.eps).sqrt(), (moments[1] + self.eps).sqrt()
+        excess = instance_map(x, self.v.expand(x.shape[:2]), instance_std - batch_std).relu()
+        return channel_affine(x / (per_channel(batch_std, x) + excess), self.weight, self.bias).to(input.dtype)
 
 
 class EvoNormS0(ChannelAffine):

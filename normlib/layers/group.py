@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import ShapeError, channel_affine, check_channels, check_count, divisors
+from normlib.mode import by_formula, formula
 
 
 @formula

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from normlib.layers.batch import batch_norm
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import MAX_FUSED_RANK, channel_affine, check_channels, check_count
+from normlib.mode import by_formula, formula
 
 
 @formula

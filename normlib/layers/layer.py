@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlib.layers.group import GroupNorm
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import affine, check_trailing
+from normlib.mode import by_formula, formula
 
 
 @formula

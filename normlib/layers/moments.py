@@ -48,10 +48,12 @@ def instance_map(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
         scale: a factor for each channel of each sample, of shape (N, C).
         shift: a term for each, of shape (N, C), or for each channel, of shape (C,), or None for 0.
     """
+    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
     shift = torch.zeros_like(scale) if shift is None else shift.to(scale.dtype).expand_as(scale)
     if x.ndim == 2 or not x.is_contiguous() or x.numel() == 0:
         return (x * per_instance(scale, x) + per_instance(shift, x)).to(x.dtype)
     # batch norm at mean 0 and variance 1 is that map, with samples put beside channels; torch fuses it, backward too
-    zero, one = torch.zeros_like(scale.detach()).flatten(), torch.ones_like(scale.detach()).flatten()
+    scale, shift = scale.flatten().contiguous(), shift.flatten().contiguous()  # on one position it misreads strides of 0
+    zero, one = torch.zeros_like(scale.detach()), torch.ones_like(scale.detach())
     flat = x.view(1, scale.numel(), x.shape[2:].numel())
-    return F.batch_norm(flat, zero, one, scale.flatten(), shift.flatten(), False, 0.0, 0.0).view_as(x)
+    return F.batch_norm(flat, zero, one, scale, shift, False, 0.0, 0.0).view_as(x)

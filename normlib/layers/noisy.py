@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from normlib.layers.batch import BatchNorm, batch_moments, batch_norm
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import per_channel
+from normlib.mode import by_formula, formula
 
 
 @formula

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from normlib.activations import make_activation
 from normlib.layers.group import GroupNorm, group_norm, grouped
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.moments import instance_map
 from normlib.layers.shapes import channel_affine, per_channel
+from normlib.mode import by_formula, formula
 
 REACH, POINTS = 7.0, 360  # the Gaussian is integrated over ±7 standard deviations, at so many points
 

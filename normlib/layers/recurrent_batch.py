@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlib.layers.batch import BatchNorm, batch_moments, batch_norm
-from normlib.layers.mode import by_formula
 from normlib.layers.recurrent import Cell, lstm_step
 from normlib.layers.shapes import ShapeError, affine
+from normlib.mode import by_formula
 
 
 class StepBatchNorm(BatchNorm):

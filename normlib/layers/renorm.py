@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normlib.layers.batch import batch_moments, batch_norm
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import MAX_FUSED_RANK, channel_affine, per_channel
 from normlib.layers.statistics import StatisticNorm, fused_map
+from normlib.mode import by_formula, formula
 from normlib.spec import SpecError
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from normlib.layers.affine import ChannelAffine
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.moments import instance_map
 from normlib.layers.shapes import affine, channel_affine, check_channels, per_channel
+from normlib.mode import by_formula, formula
 
 
 @formula

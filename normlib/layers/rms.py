@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import affine, channel_affine, check_channels, check_trailing
+from normlib.mode import by_formula, formula
 
 
 @formula

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from normlib.layers.batch import BatchNorm, batch_moments
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.moments import instance_map, instance_moments, pooled_moments
 from normlib.layers.shapes import affine, channel_affine, check_channels, check_count, per_channel
+from normlib.mode import by_formula, formula
 
 
 @formula

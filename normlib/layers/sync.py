@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from normlib.layers.batch import BatchNorm, batch_norm
-from normlib.layers.mode import by_formula
 from normlib.layers.shapes import channel_affine, check_channels
+from normlib.mode import by_formula
 
 
 def _over_workers(x: Tensor) -> Tensor:

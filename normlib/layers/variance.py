@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from normlib.layers.batch import batch_moments
-from normlib.layers.mode import by_formula, formula
 from normlib.layers.shapes import channel_affine, per_channel
 from normlib.layers.statistics import StatisticNorm, fused_map
+from normlib.mode import by_formula, formula
 
 
 @formula

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlib.weights.rows import check_rows, fusible, row_axes, row_norm, wide
+from normlib.mode import formula
+from normlib.weights.rows import check_rows, fusible, row_axes, row_norm
 
 
-@wide
+@formula
 def weight_norm(v: Tensor, g: Tensor) -> Tensor:
     """Give each row the direction of `v` and the length `g`: `w = v * g / ‖v‖`.
 
@@ -24,7 +25,7 @@ def weight_norm(v: Tensor, g: Tensor) -> Tensor:
     return v * (g / row_norm(v))
 
 
-@wide
+@formula
 def centered_weight_norm(v: Tensor, g: Tensor) -> Tensor:
     """Give each row the direction of `v` less its mean and the length `g`: `w = (v - mean) * g / ‖v - mean‖`.
 
@@ -59,7 +60,7 @@ class WeightNorm(nn.Module):
 
     **Departures.** From the paper: $g$ starts at $\lVert v \rVert$, so that parametrizing changes no weight;
     `data_dependent_init` starts as the paper does. From torch: none in value and gradient. Second derivatives are right here;
-    torch's fused operation takes the norm for a constant in them (seen up to 2.13). That is why it is not used, although it
+    torch's fused operation takes the norm for a constant in them (seen in 2.13). That is why it is not used, although it
     is faster. Parameters have torch's names, `parametrizations.weight.original0` ($g$) and `original1` ($v$), and
     checkpoints of `torch.nn.utils.parametrizations.weight_norm` load, both ways. As with every parametrization the layer is
     saved by its `state_dict`; it cannot be pickled whole.

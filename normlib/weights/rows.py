@@ -6,9 +6,7 @@ an output is all that follows axis 0, and its number of values is the fan-in, C_
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,8 +14,7 @@ from torch.nn import Module, ModuleDict
 from torch.nn.utils.parametrize import ParametrizationList
 
 from normlib.errors import NormlibError
-
-Arguments = ParamSpec("Arguments")
+from normlib.mode import by_formula
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -42,20 +39,8 @@ def per_row(weight: Tensor) -> tuple[int, ...]:
 
 
 def fusible(weight: Tensor) -> bool:
-    """Return whether a fused operation takes the rows of `weight` as they lie, in the precision that it has."""
-    return weight.is_contiguous() and weight.dtype not in _HALF
-
-
-def wide(function: Callable[Concatenate[Tensor, Arguments], Tensor]) -> Callable[Concatenate[Tensor, Arguments], Tensor]:
-    """Decorate a formula so that a weight in half precision is computed in float32 and returned in its own dtype."""
-
-    @functools.wraps(function)
-    def in_wide_precision(weight: Tensor, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
-        if weight.dtype in _HALF:
-            return function(weight.float(), *args, **kwargs).to(weight.dtype)
-        return function(weight, *args, **kwargs)
-
-    return in_wide_precision
+    """Return whether a fused operation may take the rows of `weight` as they lie, in the precision that it has."""
+    return weight.is_contiguous() and weight.dtype not in _HALF and not by_formula()
 
 
 def parametrization_of(layer: Module, name: str) -> ParametrizationList:

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normlib.mode import formula
 from normlib.weights.gains import activation_gain
-from normlib.weights.rows import check_rows, fusible, per_row, row_axes, wide
+from normlib.weights.rows import check_rows, fusible, per_row, row_axes
 
 
-@wide
+@formula
 def weight_standardization(weight: Tensor, eps: float = 1e-10) -> Tensor:
     """Standardize each row: `(weight - mean) / sqrt(var + eps)`.
 
@@ -27,7 +28,7 @@ def weight_standardization(weight: Tensor, eps: float = 1e-10) -> Tensor:
     return (weight - mean) / (var + eps).sqrt()
 
 
-@wide
+@formula
 def scaled_weight_standardization(weight: Tensor, gain: Tensor | None = None, gamma: float = 1.0, eps: float = 1e-4) -> Tensor:
     """Standardize each row to the norm gamma · gain: `gamma * gain * (weight - mean) / sqrt(max(fan_in * var, eps))`.
 

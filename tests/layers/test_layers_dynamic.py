@@ -79,6 +79,13 @@ def test_any_number_of_values_will_do(layer: type, shape: tuple[int, ...]) -> No
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("shape", [(2, C), (2, C, 1), (2, C, 1, 1), (2, C, 5)], ids=str)
+def test_slope_is_that_of_tanh(shape: tuple[int, ...]) -> None:
+    x = values(*shape).requires_grad_()
+    (gradient,) = torch.autograd.grad(DynamicTanh(C, alpha=0.7, affine=False, dtype=torch.float64)(x).sum(), x)
+    torch.testing.assert_close(gradient, 0.7 / torch.cosh(0.7 * x) ** 2)
+
+
 @BOTH
 def test_a_value_depends_on_itself_alone(layer: type) -> None:
     module, x = made(layer), values(2, C, 4)

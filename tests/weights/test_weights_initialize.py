@@ -190,3 +190,11 @@ def test_half_precision_is_set_as_well_as_it_holds() -> None:
     assert layer.bias.dtype == torch.bfloat16
     assert float(y.mean(0).abs().max()) < 0.05
     assert float((y.std(0, correction=0) - 1).abs().max()) < 0.05
+
+
+def test_a_large_mean_in_half_precision_is_not_taken_for_a_still_output() -> None:
+    layer, x = weight_normed(nn.Linear(4, 1)), 40 + batch(200, 4)
+    layer.parametrizations.weight.original1.data.fill_(1.0)
+    t = x.sum(1) / 2  # mean 86, standard deviation 2; bfloat16 steps by 0.5 there
+    data_dependent_init(layer.bfloat16(), x.bfloat16())
+    assert layer.parametrizations.weight.original0.item() == pytest.approx(1 / t.std().item(), rel=0.1)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from normlib.errors import NormlibError, UnknownNameError
+from normlib.mode import reference
 from normlib.spec import SpecError
 from normlib.weights import WEIGHT_NORMS, ScaledWeightStandardization, WeightError, activation_gain, parametrize_weight
 
@@ -87,3 +88,20 @@ def test_a_fan_in_of_one_has_a_direction() -> None:
     layer = parametrize_weight(nn.Conv2d(3, 3, 1, groups=3), "weight")
     g, v = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
     assert torch.equal(layer.weight.sign(), v.sign()) and torch.allclose(layer.weight.abs(), g)
+
+
+@pytest.mark.parametrize("spec", ["centered_weight", "standardized_weight", "scaled_weight"])
+def test_under_reference_every_weight_is_computed_by_formula(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a fused operation ran")
+
+    layer = parametrize_weight(nn.Linear(6, 4), spec)
+    with reference():
+        wanted = layer.weight
+    torch.testing.assert_close(layer.weight, wanted)
+    for place, name in ((torch, "native_group_norm"), (nn.functional, "layer_norm"), (nn.functional, "group_norm")):
+        monkeypatch.setattr(place, name, refuse)
+    with reference():
+        torch.testing.assert_close(layer.weight, wanted)
+    with pytest.raises(AssertionError, match="fused"):
+        _ = layer.weight

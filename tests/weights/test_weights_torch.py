@@ -72,6 +72,8 @@ def test_spectral_is_torchs() -> None:
     torchs = parametrizations.spectral_norm(copy.deepcopy(linear), n_power_iterations=2, eps=1e-10)
     for _ in range(2):
         assert torch.equal(mine.weight, torchs.weight)
+    assert repr(mine) == repr(torchs)
+    assert mine.parametrizations.weight[0].eps == torchs.parametrizations.weight[0].eps == 1e-10
     torchs.load_state_dict(mine.state_dict())
     assert torch.equal(mine.eval().weight, torchs.eval().weight)
     assert torch.linalg.matrix_norm(mine.weight, 2).item() == pytest.approx(1, abs=1e-2)
