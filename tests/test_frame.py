@@ -58,3 +58,12 @@ def test_importing_the_package_is_light() -> None:
     code = "import sys, normlib; print([m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_source_that_the_code_names_is_in_the_bibliography() -> None:
+    keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "references.bib").read_text(encoding="utf-8"), re.MULTILINE))
+    cited: set[str] = set()
+    for path in (ROOT / "normlib").rglob("*.py"):
+        for line in re.findall(r"Source: (.*)", path.read_text(encoding="utf-8")):
+            cited |= set(re.findall(r"`([a-z]+\d+[a-z]*)`", line))
+    assert len(cited) > 20 and cited <= keys, cited - keys

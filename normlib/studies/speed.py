@@ -32,7 +32,7 @@ layers = Study(
     vary={"norm": [name for name in NORMS if name not in ("none", "sync")], "input": list(INPUTS)},
     quick={"norm": ["batch", "group", "frn", "dyt"], "maps": [8, 64, 16, 16], "tokens": [8, 32, 64], "compiled": False,
            "rounds": 3, "seconds": 0.02},
-    laptop={"maps": [64, 64, 32, 32], "tokens": [64, 256, 768], "compiled": True, "rounds": 5, "seconds": 0.1},
+    laptop={"maps": [64, 64, 32, 32], "tokens": [64, 256, 768], "compiled": True, "rounds": 3, "seconds": 0.05},
     full={"maps": [256, 128, 56, 56], "tokens": [256, 1024, 1024], "compiled": True, "rounds": 9, "seconds": 0.1},
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ standardization_cost = Study(
     kind="timing",
     vary={"batch": [64]},
     quick={"stages": [1, 1], "width": 16, "side": 16, "batch": [16], "rounds": 3, "seconds": 0.02},
-    laptop={"stages": [2, 2, 2, 2], "width": 64, "side": 32, "rounds": 5, "seconds": 0.5},
+    laptop={"stages": [2, 2, 2, 2], "width": 64, "side": 32, "rounds": 5, "seconds": 0.1},
     full={"stages": [2, 2, 2, 2], "width": 64, "side": 32, "batch": [64, 1024], "rounds": 9, "seconds": 0.2},
 )
 
