@@ -174,7 +174,7 @@ class DecorrelatedBatchNorm(StatisticNorm):
 
     def _whitened(self, input: Tensor, mean: Tensor | None = None, cov: Tensor | None = None) -> Tensor:
         """Whiten by these statistics, or by those of the batch."""
-        of_maps = input.shape[2:].numel() >= self.size  # the fast path makes a matrix per sample
+        of_maps = input.is_contiguous() and input.shape[2:].numel() >= self.size  # the fast path makes a matrix per sample
         with _without_autocast(input):
             if of_maps and not by_formula():
                 wide = input.to(torch.promote_types(input.dtype, torch.float32))

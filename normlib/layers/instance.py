@@ -82,6 +82,8 @@ class InstanceNorm(_InstanceNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each channel of each sample of `input` (N, C, *)."""
         self._check_input_dim(input)
+        if not input.numel():  # torch's operation fails on an empty batch
+            return channel_affine(input, self.weight, self.bias)
         if by_formula():
             return self._by_formula(input)
         if input.ndim > MAX_FUSED_RANK:

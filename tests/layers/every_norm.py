@@ -100,7 +100,7 @@ def built(spec: str, channels: int, dtype: torch.dtype = torch.float64, training
 
 
 def run(module: nn.Module, x: Tensor, formula: bool = False) -> Tensor:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # a hundred times as fast as torch.manual_seed, which asks every kind of device
     with reference(formula):
         return module(x)
 

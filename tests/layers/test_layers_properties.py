@@ -25,12 +25,12 @@ from every_norm import (
     values,
     with_argument,
 )
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-4}, torch.float64: {"rtol": 1e-9, "atol": 1e-9}}
-DRAWN = settings(max_examples=20, deadline=None, derandomize=True)
+DRAWN = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def each(cases: list[Case]) -> pytest.MarkDecorator:

@@ -196,7 +196,6 @@ def test_modules_move_to_a_dtype(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
 def test_on_cuda_it_is_the_same(case: Case, training: bool, formula: bool, last: bool) -> None:
     module = quiet(case, training)
-    there = copy.deepcopy(module).to("cuda")
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
         here, there = copy.deepcopy(module).to(dtype), copy.deepcopy(module).to("cuda", dtype)
         x = values(*SHAPE, dtype=dtype)
