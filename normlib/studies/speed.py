@@ -106,10 +106,11 @@ def _(table):
             ax.axvline(1, color=INK, linewidth=0.8)
             ax.axhline(split, color=GRAY, linewidth=0.8, linestyle=":")
             ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(lambda ratio, _: f"1/{1 / ratio:.0f}" if ratio < 1 else f"{ratio:.0f}")
     axes[0, 0].invert_yaxis()  # shared by all
     for ax in axes[-1]:
         ax.set_xlabel("ratio to torch.nn, below the dots to the formula", fontsize=8.5)
-    axes[0, 1].legend(fontsize=8, loc="best")
+    axes[0, 0].legend(fontsize=8, loc="lower left")
     return Drawing(figure, caption=_caption(table), alt=_ALT)
 
 

@@ -64,6 +64,7 @@ def _(table):
             ratio = table.groupby("batch")[f"{arm}_{quantity}"].median()
             shares[arm, quantity] = ratio[batches[0]]
             ax.plot(ratio[batches], range(len(batches)), marker, color=color, label=ARMS[arm])
+            ax.plot(table[f"{arm}_{quantity}"], [batches.index(batch) for batch in table.batch], "|", color=color, markersize=9)
         ax.axvline(1, color=INK, linewidth=0.8)
         ax.set_title(title, fontsize=9.5)
         ax.set_xlabel("ratio to plain weights", fontsize=8.5)
@@ -76,8 +77,8 @@ def _(table):
         caption="One training step of a residual network with batch normalization. Standardizing every weight multiplies its time "
         f"by {number(shares['standardized_weight', 'time'])}, scaled standardization by "
         f"{number(shares['scaled_weight', 'time'])} (dotted: {BOUND}); the peak memory by "
-        f"{number(shares['standardized_weight', 'memory'])} and {number(shares['scaled_weight', 'memory'])}. The step with plain "
-        f"weights takes {number(table.plain_ms.median())} ms.",
+        f"{number(shares['standardized_weight', 'memory'])} and {number(shares['scaled_weight', 'memory'])}. Strokes are single "
+        f"repetitions. The step with plain weights takes {number(table.plain_ms.median())} ms.",
         alt="Two dot plots: time and peak memory of a training step with standardized and with scaled standardized weights, as "
         "ratios to the step with plain weights.",
     )
