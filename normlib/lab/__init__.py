@@ -9,9 +9,10 @@ from normlib.lab.claims import (
     judge_identity,
     number,
 )
-from normlib.lab.engine import Outcome, execute, run, seed_everything
+from normlib.lab.engine import LabWarning, Outcome, run
 from normlib.lab.records import Record, RecordWarning, Store
 from normlib.lab.study import PRESETS, Config, Diverged, Drawing, Study, table_of
+from normlib.lab.trial import Task, execute, seed_everything
 
 __all__ = [
     "PRESETS",
@@ -20,11 +21,13 @@ __all__ = [
     "Diverged",
     "Drawing",
     "Judgement",
+    "LabWarning",
     "Outcome",
     "Record",
     "RecordWarning",
     "Store",
     "Study",
+    "Task",
     "Verdict",
     "bootstrap_interval",
     "execute",

@@ -91,6 +91,14 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def start_peak_memory(device: str) -> None:
+    """Start the GPU's count of its peak memory anew, so that each trial has its own."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_mb(device: str) -> float:
     """Return the peak memory so far in MB: of the GPU's allocator, or resident in this process."""
     if device.startswith("cuda"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -141,7 +141,8 @@ class Study:
         missing = [preset for preset in self.presets() if preset not in self.seeds]
         if missing:
             raise NormlibError(f"{self.id}: seeds has no number for {', '.join(missing)}")
-        self._trial: Callable[..., Table] | None = None
+        self._trial: Callable[..., Any] | None = None
+        self.takes_seeds = False
         self._draw: Callable[[pd.DataFrame], Drawing] | None = None
         Study.instances[self.id] = self
 
@@ -164,6 +165,17 @@ class Study:
     def trial(self, function: Callable[..., Table]) -> Callable[..., Table]:
         """Declare the measurement: `function(config, seed)` returns columns (lists of one length, or single values)."""
         self._trial = function
+        return function
+
+    def trial_of_seeds(self, function: Callable[..., list[Table]]) -> Callable[..., list[Table]]:
+        """Declare a measurement of many seeds in one go: `function(config, seeds)` returns one table for each seed.
+
+        On a GPU the engine hands over all seeds of a configuration that are missing, elsewhere one at a time: launches are what
+        small networks wait for on a GPU, and cores on a CPU. The random generators are seeded with the first seed only, so
+        the function draws what depends on a seed from that seed itself. A seed that diverges is part of its table; `Diverged`
+        would stop them all.
+        """
+        self.takes_seeds, self._trial = True, function
         return function
 
     def draw(self, function: Callable[[pd.DataFrame], Drawing]) -> Callable[[pd.DataFrame], Drawing]:
@@ -239,9 +251,21 @@ class Study:
 
     # -- what came out ---------------------------------------------------------------------------------------------
 
-    def measure(self, config: Config, seed: int) -> Table:
-        """Run the trial itself."""
-        return self._function("trial")(config, seed)
+    def measure(self, config: Config, seeds: Sequence[int]) -> list[Table]:
+        """Run the trial itself and return one table for each seed: one seed, or several if the trial takes them together.
+
+        Raises:
+            NormlibError: several seeds for a trial that takes one, or another number of tables than of seeds.
+        """
+        function = self._function("trial")
+        if not self.takes_seeds:
+            if len(seeds) != 1:
+                raise NormlibError(f"{self.id} takes one seed at a time, got {list(seeds)}; declare it with @….trial_of_seeds")
+            return [function(config, seeds[0])]
+        tables = list(function(config, list(seeds)))
+        if len(tables) != len(seeds):
+            raise NormlibError(f"{self.id} returned {len(tables)} tables for {len(seeds)} seeds; return one for each, in order")
+        return tables
 
     def drawing(self, records: Iterable[Record]) -> Drawing:
         """Draw the records of one preset."""

@@ -19,7 +19,7 @@ import toy_studies as toys
 
 from normlib.errors import NormlibError, UnknownNameError
 from normlib.lab import Record, RecordWarning, Store, Study, run
-from normlib.lab.engine import execute
+from normlib.lab.trial import Task, execute
 
 Make = Callable[..., Record]
 VOLATILE = ("start", "seconds", "peak_mb")
@@ -311,6 +311,6 @@ def test_bad_arguments_are_told(store: Store) -> None:
 
 
 def test_execute_returns_the_body_of_a_record() -> None:
-    body = execute("toy_studies", "toy.noise", "quick", {"arm": 1}, 4, "cpu")
+    (body,) = execute(Task("toy_studies", "toy.noise", "quick", {"arm": 1}, (4,)))
     assert Record(**body).seed == 4
     assert body["table"]["threads"] == 1

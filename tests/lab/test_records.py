@@ -18,7 +18,7 @@ from toy_studies import append_many
 
 from normlib.errors import NormlibError
 from normlib.lab import Record, RecordWarning, Store
-from normlib.lab.records import SCHEMA, _canonical, _checksum
+from normlib.lab.lines import SCHEMA, _canonical, _checksum
 
 Make = Callable[..., Record]
 STUDY = ("toy.record", "quick")

@@ -61,7 +61,7 @@ def test_a_malformed_declaration_is_refused(changes: dict[str, Any], message: st
 
 def test_what_is_not_declared_yet_is_told() -> None:
     study = declare()
-    for use in (lambda: study.measure(Config({}), 0), lambda: study.drawing([]), lambda: study.code({})):
+    for use in (lambda: study.measure(Config({}), [0]), lambda: study.drawing([]), lambda: study.code({})):
         with pytest.raises(NormlibError, match=r"no (trial|draw) yet|no usable records"):
             use()
 

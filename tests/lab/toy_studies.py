@@ -107,3 +107,43 @@ def append_many(folder: str, record: Record, seeds: list[int]) -> list[bool]:
 def code_of(study_id: str, config: dict[str, Any]) -> str:
     """Digest a trial's code, in a worker."""
     return get_study(study_id).code(config)
+
+
+endless = declare("endless", how=["fine", "sleeps", "loops", "deaf"])
+
+
+@endless.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    if c.how != "fine" and mark(c.how):
+        if c.how == "deaf":  # as a loop inside a C library: no signal and no exception arrives
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            time.sleep(60)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                time.sleep(60 if c.how == "sleeps" else 0)
+            except Exception:
+                continue
+    return {"x": 1}
+
+
+hungry = declare("hungry", i=list(range(4)))
+
+
+@hungry.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    if c.i == 1 and mark("crowded"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+    if c.i == 2:
+        mark("too-large")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 900.00 GiB")
+    return {"x": c.i}
+
+
+together = declare("together", arm=[1, 2])
+
+
+@together.trial_of_seeds
+def _(c: Config, seeds: list[int]) -> list[dict[str, Any]]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [{"x": c.arm * torch.rand(2, generator=g).numpy()} for g in generators]
