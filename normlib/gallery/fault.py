@@ -20,7 +20,7 @@ SOUND = Registry(
         "adaptive_clip_grad_": "normlib.training.clipping:adaptive_clip_grad_",
         "parameters_except": "normlib.training.clipping:parameters_except",
         "mlp": "normlib.networks.mlp:MLP",
-        "record_activations": "normlib.probes.propagation:record_activations",
+        "record_activations": "normlib.probes.watching:record_activations",
     },
 )
 

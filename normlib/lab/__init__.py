@@ -9,9 +9,11 @@ from normlib.lab.claims import (
     judge_identity,
     number,
 )
+from normlib.lab.config import Config, Diverged
 from normlib.lab.engine import LabWarning, Outcome, run
 from normlib.lab.records import Record, RecordWarning, Store
-from normlib.lab.study import PRESETS, Config, Diverged, Drawing, Study, table_of
+from normlib.lab.study import PRESETS, Drawing, Study
+from normlib.lab.table import table_of
 from normlib.lab.trial import Task, execute, seed_everything
 
 __all__ = [

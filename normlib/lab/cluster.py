@@ -6,17 +6,21 @@ came later, and its tasks go to the others. When a worker dies, the scheduler gi
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from normlib.errors import NormlibError
 from normlib.lab.trial import OtherCodeError
 
 CONNECT_SECONDS = 20
+LOOK_SECONDS = 2.0
 
 
 class ClusterError(NormlibError):
@@ -55,6 +59,15 @@ def dask_cluster(address: str) -> Iterator[tuple[Executor, Callable[[bool], int]
         client.close(timeout=5)
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A call that the cluster has: how to send it again, its Dask future, and the workers it may go to (None for any)."""
+
+    send: Callable[..., Any]
+    inner: Any
+    workers: frozenset[str] | None
+
+
 class ClusterExecutor(Executor):
     """The interface of `concurrent.futures` over a Dask client, which keeps away from workers that were refused.
 
@@ -68,13 +81,27 @@ class ClusterExecutor(Executor):
     def __init__(self, client: Any) -> None:
         self._client = client
         self._turn = threading.RLock()
-        self._open: dict[Future[Any], Any] = {}
+        self._calls: dict[Future[Any], _Call] = {}
+        self._seen: tuple[float, dict[str, int]] = (-math.inf, {})
         self.refused: set[str] = set()
 
     def slots(self, ahead: bool) -> int:
-        """Return how many tasks to keep in flight: the threads of the usable workers, twice that if some may wait there."""
-        threads = sum(count for worker, count in self._threads().items() if worker not in self.refused)
-        return max(1, threads) * (1 + ahead)
+        """Return how many tasks to keep in flight: the threads of the usable workers, twice that if some may wait there.
+
+        The engine asks at every turn, so this is also where calls are taken from workers that are gone.
+
+        Raises:
+            ClusterError: the scheduler went away, or every worker was refused.
+        """
+        usable = self._usable()
+        with self._turn:
+            stranded = [(outer, c) for outer, c in self._calls.items() if c.workers is not None and not c.workers & usable.keys()]
+            for outer, _ in stranded:
+                del self._calls[outer]
+        for outer, call in stranded:
+            self._client.cancel([call.inner], force=True)
+            self._hand_out(outer, call.send)
+        return max(1, sum(usable.values())) * (1 + ahead)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Hand a call to the cluster.
@@ -90,40 +117,43 @@ class ClusterExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Give up what has not come back."""
         with self._turn:
-            inner, self._open = list(self._open.values()), {}
-        if inner and self._client.status == "running":
-            self._client.cancel(inner, force=True)
+            calls, self._calls = list(self._calls.values()), {}
+        if calls and self._client.status == "running":
+            self._client.cancel([call.inner for call in calls], force=True)
 
-    def _threads(self) -> dict[str, int]:
-        try:
-            return dict(self._client.nthreads())
-        except Exception as error:  # whatever the connection raises when it is lost
-            raise _gone(error) from error
+    def _usable(self) -> dict[str, int]:
+        """Return the threads of each worker that was not refused, asking the scheduler at most every few seconds."""
+        if time.monotonic() - self._seen[0] > LOOK_SECONDS:
+            try:
+                self._seen = time.monotonic(), dict(self._client.nthreads())
+            except Exception as error:  # whatever the connection raises when it is lost
+                raise _gone(error) from error
+        usable = {worker: threads for worker, threads in self._seen[1].items() if worker not in self.refused}
+        if self.refused and not usable:
+            raise _no_worker(self.refused)
+        return usable
 
     def _hand_out(self, outer: Future[Any], send: Callable[..., Any]) -> None:
-        where: dict[str, Any] = {}
-        if self.refused:
-            left = [worker for worker in self._threads() if worker not in self.refused]
-            if not left:
-                raise _no_worker(self.refused)
-            where = {"workers": left, "allow_other_workers": False}
-        inner = send(**where)
+        workers = frozenset(self._usable()) if self.refused else None
+        inner = send() if workers is None else send(workers=sorted(workers), allow_other_workers=False)
         with self._turn:
-            self._open[outer] = inner
-        inner.add_done_callback(lambda done: self._take(outer, done, send))
+            self._calls[outer] = _Call(send, inner, workers)
+        inner.add_done_callback(lambda done: self._take(outer, done))
 
-    def _take(self, outer: Future[Any], inner: Any, send: Callable[..., Any]) -> None:
+    def _take(self, outer: Future[Any], inner: Any) -> None:
         """Pass on what became of a call; one that a worker of other code refused goes to another worker."""
         with self._turn:
-            if self._open.pop(outer, None) is None:
-                return
+            call = self._calls.get(outer)
+            if call is None or call.inner is not inner:
+                return  # it was given up, or handed out anew
+            del self._calls[outer]
         try:
-            outcome = None if inner.status == "finished" else _problem(inner)
-            if isinstance(outcome, OtherCodeError):
-                self._refuse(outcome)
-                self._hand_out(outer, send)
-            elif outcome is not None:
-                outer.set_exception(outcome)
+            problem = None if inner.status == "finished" else _problem(inner)
+            if isinstance(problem, OtherCodeError):
+                self._refuse(problem)
+                self._hand_out(outer, call.send)
+            elif problem is not None:
+                outer.set_exception(problem)
             else:
                 outer.set_result(inner.result())
         except Exception as error:

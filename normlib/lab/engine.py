@@ -221,7 +221,8 @@ def _attempt(job: _Job, waiting: list[Task], place: Place) -> Iterator[tuple[Tas
     with place.open() as (executor, slots):
         running: dict[Future[Any], tuple[Task, float]] = {}
         while waiting or running:
-            while waiting and len(running) < slots(job.limit is None) and not job.is_over:
+            width = slots(job.limit is None)
+            while waiting and len(running) < width and not job.is_over:
                 try:
                     future = executor.submit(execute, waiting[0])
                 except BrokenExecutor:

@@ -6,147 +6,24 @@ in mid-write) is reported and dropped; a damaged line is reported and skipped; n
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
 from normlib.errors import NormlibError
+from normlib.lab.lines import SCHEMA, UNUSABLE, Record, pack_table, record_key
 from normlib.lab.provenance import checkout
 
-SCHEMA = 1
-DIGITS = 5
+__all__ = ["SCHEMA", "Record", "RecordWarning", "Store", "committed_results", "pack_table", "read_lines", "record_key"]
+
+Stamp = tuple[int, int, int] | None
 
 
 class RecordWarning(UserWarning):
     """A line of a record file that could not be used, with its place and the reason."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One trial: what was asked, by which code, on which machine, and what came out.
-
-    `table` holds columns: lists of one length, or single values that stand for every row. `code` is the digest of the code
-    that the trial reached, `key` names study, preset, configuration, seed and code together.
-    """
-
-    study: str
-    preset: str
-    config: dict[str, Any]
-    seed: int
-    code: str
-    status: str
-    reason: str | None
-    table: dict[str, Any]
-    device: str
-    dtype: str
-    start: str
-    seconds: float
-    peak_mb: float
-    commit: str | None = None
-    dirty: bool = False
-    versions: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
-
-    @property
-    def key(self) -> str:
-        """Name the trial: equal for two runs of the same configuration, seed and code, wherever they ran."""
-        return record_key(self.study, self.preset, self.config, self.seed, self.code)
-
-    def to_line(self) -> str:
-        """Write the record as one line of JSON that ends with its own checksum."""
-        body = {"key": self.key, **asdict(self)}
-        body["table"] = pack_table(self.table)
-        body["peak_mb"] = _pack(self.peak_mb)
-        try:
-            text = _canonical(body)
-        except (TypeError, ValueError) as error:
-            raise NormlibError(f"the notes of {self.study} cannot be recorded: {error}; use plain numbers and text") from error
-        return _canonical({**body, "check": _checksum(text)}) + "\n"
-
-    @classmethod
-    def from_line(cls, line: str) -> Record:
-        """Read a line back.
-
-        Raises:
-            ValueError: the line is no JSON object, its checksum does not fit, or its schema is newer than this code's.
-        """
-        body = json.loads(line)
-        if not isinstance(body, dict) or "check" not in body:
-            raise ValueError("it is not a record (no checksum)")
-        if body.get("schema", 0) > SCHEMA:
-            raise ValueError(f"it has schema {body['schema']}, this normlib reads up to {SCHEMA}: update normlib")
-        check = body.pop("check")
-        if check != _checksum(_canonical(body)):
-            raise ValueError("its checksum does not fit its content: it was changed after it was written")
-        body.pop("key")
-        body["table"] = {name: _unpack(column) for name, column in body["table"].items()}
-        body["peak_mb"] = _unpack(body["peak_mb"])
-        return cls(**body)
-
-
-def record_key(study: str, preset: str, config: Mapping[str, Any], seed: int, code: str) -> str:
-    """Hash what makes two trials the same trial."""
-    try:
-        text = _canonical({"study": study, "preset": preset, "config": dict(config), "seed": seed, "code": code})
-    except (TypeError, ValueError) as error:
-        raise NormlibError(f"a setting of {study} cannot be recorded: {error}; use numbers, text, or lists of them") from error
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _canonical(body: Mapping[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def pack_table(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the columns of a trial into the form in which they are recorded.
-
-    Raises:
-        NormlibError: a column holds what JSON has no word for.
-    """
-    return {str(name): _pack(column) for name, column in table.items()}
-
-
-def _pack(value: Any) -> Any:
-    """Round to five significant digits; write what JSON has no number for as text or null."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_pack(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if math.isinf(value):
-            return "inf" if value > 0 else "-inf"
-        return float(f"{value:.{DIGITS}g}")
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    raise NormlibError(
-        f"a trial returned {type(value).__name__} {value!r} in a column; use numbers, text, or arrays of them (.tolist())"
-    )
-
-
-def _unpack(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_unpack(item) for item in value]
-    if value is None:
-        return math.nan
-    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
 class Store:
@@ -160,6 +37,7 @@ class Store:
     def __init__(self, folder: Path | str, fallbacks: Iterable[Path | str] = ()) -> None:
         self.folder = Path(folder)
         self.fallbacks = [Path(f) for f in fallbacks if Path(f) != self.folder]
+        self._known: dict[Path, tuple[Stamp, set[str]]] = {}
 
     @classmethod
     def default(cls, folder: Path | str | None = None) -> Store:
@@ -179,11 +57,12 @@ class Store:
 
     def read(self, study: str, preset: str) -> list[Record]:
         """Read every usable record, the newest of each key; what could not be used is reported by a `RecordWarning`."""
-        newest: dict[str, Record] = {}
-        for folder in [*reversed(self.fallbacks), self.folder]:
-            for record in _read_file(folder / study / f"{preset}.jsonl"):
-                newest[record.key] = record
-        return list(newest.values())
+        return list({record.key: record for record in self.history(study, preset)}.values())
+
+    def history(self, study: str, preset: str) -> list[Record]:
+        """Read every usable record, also those that a later one of the same key replaced; the growing folder comes last."""
+        folders = [*reversed(self.fallbacks), self.folder]
+        return [record for folder in folders for _, record in read_lines(folder / study / f"{preset}.jsonl")]
 
     def append(self, record: Record) -> bool:
         """Add a record, durably.
@@ -194,19 +73,61 @@ class Store:
         Raises:
             NormlibError: the line could not be written whole (disk full, no permission); the file is as it was before.
         """
-        path = self.path(record.study, record.preset)
+        return self.append_all([record])[0]
+
+    def append_all(self, records: Iterable[Record]) -> list[bool]:
+        """Add many records, durably: each file is locked, read and synced once.
+
+        Returns:
+            For each record, whether it was written: not if a finished record of the same key is there, or came before it.
+
+        Raises:
+            NormlibError: the lines of a file could not be written whole; that file is as it was before, the files of the
+                studies before it in the list have theirs.
+        """
+        records = list(records)
+        added = [False] * len(records)
+        places: dict[Path, list[int]] = {}
+        for place, record in enumerate(records):
+            places.setdefault(self.path(record.study, record.preset), []).append(place)
+        for path, group in places.items():
+            for place, written in zip(group, self._append_to(path, [records[i] for i in group]), strict=True):
+                added[place] = written
+        return added
+
+    def _append_to(self, path: Path, records: list[Record]) -> list[bool]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
-                if any(r.key == record.key and r.status != "failed" for r in _read_file(path)):
-                    return False
-                _append_line(path, record.to_line())
+                there = self._finished(path)
+                added: list[bool] = []
+                lines: list[str] = []
+                finished: set[str] = set()
+                for record in records:
+                    added.append(record.key not in there and record.key not in finished)
+                    if added[-1]:
+                        lines.append(record.to_line())
+                        finished |= {record.key} if record.status != "failed" else set()
+                if lines:
+                    _append_bytes(path, "".join(lines).encode("utf-8"))
+                    there |= finished
+                    self._known[path] = (_stamp(path), there)
         except OSError as error:
+            what = "record" if len(records) == 1 else f"{len(records)} records"
             raise NormlibError(
-                f"the record of {record.study} could not be written to {path}: {error}. Nothing was half-written; "
+                f"the {what} of {records[0].study} could not be written to {path}: {error}. Nothing was half-written; "
                 "free some space or choose another folder with --results, then run the same command again."
             ) from error
-        return True
+        return added
+
+    def _finished(self, path: Path) -> set[str]:
+        """Return the keys of the finished trials in a file; it is read only if something changed it since this store did."""
+        stamp = _stamp(path)
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            known = (stamp, {record.key for _, record in read_lines(path) if record.status != "failed"})
+            self._known[path] = known
+        return known[1]
 
     def drop(self, study: str, preset: str, unwanted: Callable[[Record], bool]) -> None:
         """Write the growing file anew without some records, in one step; lines that cannot be read stay as they are."""
@@ -247,18 +168,19 @@ def committed_results() -> Path:
 def _readable(line: bytes) -> Record | None:
     try:
         return Record.from_line(line.decode("utf-8"))
-    except (ValueError, TypeError, KeyError):
+    except UNUSABLE:
         return None
 
 
-def _read_file(path: Path) -> list[Record]:
+def read_lines(path: Path) -> list[tuple[bytes, Record]]:
+    """Read the usable lines of a file, as bytes without the line end and as records; the others are reported and skipped."""
     try:
         if not path.is_file():
             return []
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise NormlibError(f"the records in {path} could not be read: {error}") from error
-    records = []
+    found = []
     torn = lines.pop()
     if torn:
         warnings.warn(f"{path}: the last line is torn ({len(torn)} bytes); it is not used", RecordWarning, stacklevel=3)
@@ -266,17 +188,17 @@ def _read_file(path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            records.append(Record.from_line(line.decode("utf-8")))
-        except (ValueError, TypeError, KeyError) as error:
+            found.append((line, Record.from_line(line.decode("utf-8"))))
+        except UNUSABLE as error:
             warnings.warn(f"{path}:{number}: skipped, {error}", RecordWarning, stacklevel=3)
-    return records
+    return found
 
 
-def _append_line(path: Path, line: str) -> None:
+def _append_bytes(path: Path, lines: bytes) -> None:
     # Unbuffered: what a full disk refused must not stay in a buffer and be written when the file is closed.
     with path.open("ab", buffering=0) as file:
         size = _whole_size(path)
-        rest = line.encode("utf-8")
+        rest = lines
         try:
             file.truncate(size)
             while rest:
@@ -289,5 +211,20 @@ def _append_line(path: Path, line: str) -> None:
 
 def _whole_size(path: Path) -> int:
     """Return the number of bytes up to the last line end: what follows it is torn."""
-    content = path.read_bytes()
-    return content.rfind(b"\n") + 1
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return 0
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return size
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def _stamp(path: Path) -> Stamp:
+    """Tell one state of a file from another without reading it."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns

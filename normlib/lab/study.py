@@ -15,60 +15,15 @@ from matplotlib.figure import Figure
 
 from normlib.errors import NormlibError, unknown
 from normlib.lab.claims import Claim, Judgement
+from normlib.lab.config import RESERVED, Config
 from normlib.lab.digest import code_digest
 from normlib.lab.records import Record
 from normlib.lab.style import STYLE
+from normlib.lab.table import table_of
 
 PRESETS = ("quick", "laptop", "full")
 KINDS = ("exact", "init", "train", "timing")
 Table = Mapping[str, Any]
-
-
-class Diverged(Exception):  # noqa: N818 - a measurement, not an error
-    """A trial's way to say that training diverged, with what was measured until then.
-
-    Args:
-        reason: what diverged and when ("loss is not finite at step 120").
-        table: the columns to record, if any.
-    """
-
-    def __init__(self, reason: str, **table: Any) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.table = table
-
-
-class Config(Mapping[str, Any]):
-    """The settings of one trial, read as attributes, plus the device it runs on (which is no setting)."""
-
-    def __init__(self, values: Mapping[str, Any], device: str = "cpu") -> None:
-        self._values = dict(values)
-        self.device = device
-        self.notes: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return self._values[name]
-        except KeyError:
-            raise unknown("setting", name, self._values, "Declare it in vary or in each preset.") from None
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def note(self, name: str, value: Any) -> None:
-        """Put something that the record should hold beside the table, such as the digest of the data that was used."""
-        self.notes[name] = value
-
-
-RESERVED = frozenset({"seed", "status", "device", "notes", *dir(Config)})
 
 
 @dataclass(frozen=True)
@@ -297,28 +252,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _strings(item)
-
-
-def table_of(records: Iterable[Record]) -> pd.DataFrame:
-    """Lay records out as one table: settings, seed and status beside the columns that each trial measured.
-
-    Failed trials have no rows. A column that shares its name with a setting of another value is refused.
-    """
-    frames = []
-    for record in records:
-        if record.status == "failed":
-            continue
-        given = {**record.config, "seed": record.seed, "status": record.status}
-        clash = {name for name in record.table.keys() & given.keys() if record.table[name] != given[name]}
-        if clash:
-            raise NormlibError(f"{record.study}: the trial returned columns named like settings: {sorted(clash)}")
-        varying = {name for name, value in record.table.items() if isinstance(value, list)}
-        lengths = {len(record.table[name]) for name in varying}
-        if len(lengths) > 1:
-            raise NormlibError(f"{record.study}: the columns of a trial have different lengths: {sorted(lengths)}")
-        rows = lengths.pop() if lengths else 1
-        columns = {**given, **record.table}
-        frames.append(pd.DataFrame({name: v if name in varying else [v] * rows for name, v in columns.items()}))
-    if not frames:
-        raise NormlibError("there are no usable records to draw or judge; run the study first: normlib run STUDY")
-    return pd.concat(frames, ignore_index=True)

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from normlib.errors import NormlibError
+from normlib.lab.config import Config, Diverged
 from normlib.lab.limits import OutOfTime, time_limit
 from normlib.lab.provenance import best_device, device_name, peak_memory_mb, start_peak_memory, versions
 from normlib.lab.records import pack_table
-from normlib.lab.study import Config, Diverged, Study
+from normlib.lab.study import Study
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 _ALONE = threading.Lock()  # one trial at a time in a process: the random generators and the thread count are the process's own
@@ -66,12 +67,16 @@ class Task:
 
     def failed(self, reason: str, seconds: float) -> list[dict[str, Any]]:
         """Return the bodies of records that say why nothing came of the task."""
-        return [self._body(seed, "failed", reason, {}, seconds=round(seconds, 3)) for seed in self.seeds]
+        about: dict[str, Any] = {"code": self.code or "", "device": self.device or "", "dtype": _dtype(), "start": _now()}
+        about |= {"seconds": round(seconds, 3), "peak_mb": float("nan")}
+        return [self.body(seed, "failed", reason, {}, about) for seed in self.seeds]
 
-    def _body(self, seed: int, status: str, reason: str | None, table: dict[str, Any], **measured: Any) -> dict[str, Any]:
-        asked = {"study": self.study, "preset": self.preset, "config": dict(self.config), "seed": seed, "code": self.code or ""}
-        here = {"device": self.device or "", "dtype": _dtype(), "start": _now(), "peak_mb": float("nan")}
-        return {**asked, "status": status, "reason": reason, "table": table, **here, **measured}
+    def body(
+        self, seed: int, status: str, reason: str | None, table: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the body of the record of one seed; `about` says by which code, where, when and how long it ran."""
+        asked = {"study": self.study, "preset": self.preset, "config": dict(self.config), "seed": seed}
+        return {**asked, "status": status, "reason": reason, "table": dict(table), **about}
 
 
 def execute(task: Task) -> list[dict[str, Any]]:
@@ -95,16 +100,17 @@ def execute(task: Task) -> list[dict[str, Any]]:
         status, reason, tables = _measure(study, settings, task)
         seconds = round((time.perf_counter() - clock) / len(task.seeds), 3)
     together = {"together": len(task.seeds)} if len(task.seeds) > 1 else {}
-    measured = {
+    about = {
         "code": code,
         "device": device_name(device),
+        "dtype": _dtype(),
         "start": started,
         "seconds": seconds,
         "peak_mb": peak_memory_mb(device),
         "notes": {**settings.notes, **together},
         "versions": versions(),
     }
-    return [task._body(seed, status, reason, table, **measured) for seed, table in zip(task.seeds, tables, strict=True)]
+    return [task.body(seed, status, reason, table, about) for seed, table in zip(task.seeds, tables, strict=True)]
 
 
 def _measure(study: Study, settings: Config, task: Task) -> tuple[str, str | None, list[dict[str, Any]]]:

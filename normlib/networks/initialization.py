@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from normlib.errors import NormlibError
 from normlib.registry import Registry
@@ -28,6 +28,7 @@ INITIALIZATIONS = Registry(
         "he": "normlib.networks.initialization:he",
         "xavier_fan_in": "normlib.networks.initialization:xavier_fan_in",
         "normal": "normlib.networks.initialization:normal",
+        "orthogonal": "normlib.networks.initialization:orthogonal",
     },
     hint="A spec reads 'name' or 'name:argument=value', as in 'normal:std=0.01'.",
 )
@@ -77,6 +78,12 @@ def normal(weight: Tensor, generator: Generator, *, std: float = 0.01) -> Tensor
 def uniform(weight: Tensor, generator: Generator, *, bound: float) -> Tensor:
     """Fill with U[-bound, bound], whose variance is bound² / 3."""
     return weight.uniform_(-bound, bound, generator=generator)
+
+
+@torch.no_grad()
+def orthogonal(weight: Tensor, generator: Generator, *, gain: float = 1.0) -> Tensor:
+    """Fill with `gain` times rows of length 1 at right angles, as (outputs, inputs · positions); columns, if there are fewer."""
+    return nn.init.orthogonal_(weight, gain, generator=generator)
 
 
 def lecun(weight: Tensor, generator: Generator) -> Tensor:

@@ -26,6 +26,7 @@ class PlainConvNet(nn.Module):
         seed: seed of the initial weights.
         image_size: side of the images in pixels; at least 4, so that two poolings leave something. The weights do not
             depend on it, and larger images than said here pass.
+        padding_mode: of every convolution, `"zeros"` or `"circular"`.
 
     Attributes:
         blocks: one per convolution, with the children `layer`, `norm`, `activation`.
@@ -55,12 +56,14 @@ class PlainConvNet(nn.Module):
         init: str = "he",
         seed: int = 0,
         image_size: int = 28,
+        padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
         _check(depth, image_size)
         weights = WeightLayers(init, seed)
         channels = [in_channels] + [width] * (depth - 2)
-        self.blocks = nn.Sequential(*[block(weights(nn.Conv2d, count, width, 3, padding=1), norm, "relu") for count in channels])
+        layers = [weights(nn.Conv2d, count, width, 3, padding=1, padding_mode=padding_mode) for count in channels]
+        self.blocks = nn.Sequential(*[block(layer, norm, "relu") for layer in layers])
         self.head = weights(nn.Linear, width, classes)
         self.pool = nn.MaxPool2d(2)
         self.pooled = tuple(len(channels) * third // (_REDUCTIONS + 1) - 1 for third in range(1, _REDUCTIONS + 1))

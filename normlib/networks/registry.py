@@ -17,7 +17,12 @@ NETWORKS = Registry(
     {
         "mlp": "normlib.networks.mlp:MLP",
         "plain": "normlib.networks.plain:PlainConvNet",
+        "deep_linear": "normlib.networks.deep_linear:DeepLinearNet",
+        "vgg": "normlib.networks.vgg:VGG",
         "resnet": "normlib.networks.resnet:ResNet",
+        "nf_resnet": "normlib.networks.resnet:nf_resnet",
+        "recurrent": "normlib.networks.recurrent:RecurrentClassifier",
+        "vit": "normlib.networks.vit:ViT",
     },
 )
 

@@ -1,4 +1,4 @@
-"""Residual networks, versions 1 and 2 (`he2016`), with a norm spec for every normalization site."""
+"""Residual networks, versions 1 and 2 (`he2016`), with a norm spec for every normalization site, or with none at all."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normlib.activations import make_activation
 from normlib.errors import NormlibError, unknown
-from normlib.networks.blocks import WeightLayers, block, preactivation
-from normlib.surgery import split_kinds
-from normlib.weights import parametrize_weight
+from normlib.networks.blocks import WeightLayers
+from normlib.networks.residual_blocks import UNITS, BlockBuilder, BlockStyle
+from normlib.residual import NormalizerFree, ResidualScheme, make_residual
 
-EXPANSION = {"basic": 1, "bottleneck": 4}
 _STEMS = ("cifar", "imagenet")
 _ORDERS = ("norm-activation", "activation-norm")
 
@@ -26,10 +24,14 @@ class ResNet(nn.Module):
     else a 1×1 convolution; in version 2 that one takes the normalized and activated input, as the branch does. Weights are
     drawn as in `MLP`: a seed gives the same ones for any norm.
 
+    What stands in for norms on the branches is named by `residual`: version 2 with scaled weight standardization and
+    `residual="nf"` is the normalizer-free ResNet of `brock2021a`, see `nf_resnet`.
+
     Args:
         stages: number of blocks in each stage; every stage but the first halves the map.
         width: channels of the first stage; each further stage doubles them.
-        unit: `"basic"`, two 3×3 convolutions, or `"bottleneck"`, 1×1, 3×3, 1×1 with four times the channels at its end.
+        unit: `"basic"`, two 3×3 convolutions; `"bottleneck"`, 1×1, 3×3, 1×1 with four times the channels at its end; or
+            `"inverted"`, 1×1, 3×3, 1×1 with six times the channels inside, which with `group_size=1` is that of EfficientNets.
         version: 1 or 2.
         stem: `"cifar"`, a 3×3 convolution, or `"imagenet"`, 7×7 with stride 2 and a max-pooling with stride 2.
         order: in version 2, `"norm-activation"` or `"activation-norm"` before each convolution.
@@ -40,18 +42,26 @@ class ResNet(nn.Module):
         init: an initialization spec, see `make_initializer`.
         padding_mode: of every convolution, `"zeros"` or `"circular"`.
         seed: seed of the initial weights.
+        residual: a spec of how branches join their shortcuts, see `normlib.residual.make_residual`; `"sum"` only adds. The books
+            of `"nf"` take the output of the stem for standardized: there `"scaled_weight"` has gain 1 in the stem, whose input
+            is an image and no activation.
+        drop_path: rate of stochastic depth at the last block; it grows linearly up to there, see `DropPath`.
+        group_size: channels in each group of the 3×3 convolution of a bottleneck or inverted unit: 1 makes it depthwise;
+            None, one group.
+        bias: whether convolutions have a bias; without norms of activations nothing else shifts their outputs.
+        dropout: rate of dropout before the head.
 
     Attributes:
         stem: the first convolution and what belongs to it.
         blocks: every residual block, in order; each has `branch` and `shortcut`.
-        final: in version 2 the norm and activation after the last block, else the identity.
+        final: in version 2 the norm and activation after the last block, else the identity; `"fixup"` adds its biases.
         head: the linear layer.
 
     Shape:
         Input (N, in_channels, H, W), output (N, classes).
 
     Raises:
-        NormlibError: if an argument is none of those named.
+        NormlibError: if an argument is none of those named; if `residual` is `"nf"` in version 1, where its books do not hold.
 
     Example:
         >>> import torch
@@ -77,94 +87,77 @@ class ResNet(nn.Module):
         init: str = "he",
         padding_mode: str = "zeros",
         seed: int = 0,
+        residual: str = "sum",
+        drop_path: float = 0.0,
+        group_size: int | None = None,
+        bias: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check(stages, unit, version, stem, order)
+        scheme = _scheme(residual, stages, version)
         weights = WeightLayers(init, seed)
-        make = _Blocks(weights, unit, version, order, norm, activation, padding_mode)
+        style = BlockStyle(unit, version, order, norm, activation, padding_mode, bias, group_size)
+        make = BlockBuilder(style, scheme, weights, drop_path)
         self.stem = make.stem(stem, in_channels, width)
         channels, blocks = width, []
         for stage, count in enumerate(stages):
             for position in range(count):
-                stride = 2 if stage and not position else 1
-                blocks.append(make.block(channels, width * 2**stage, stride))
-                channels = width * 2**stage * EXPANSION[unit]
+                blocks.append(make.block(channels, width * 2**stage, stage, position))
+                channels = width * 2**stage * UNITS[unit][1]
         self.blocks = nn.Sequential(*blocks)
-        self.final = preactivation(channels, norm, activation, order) if version == 2 else nn.Identity()
+        self.final = make.final(channels)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.head = weights(nn.Linear, channels, classes)
+        scheme.initialize([made.branch for made in blocks], self.head)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map images (N, in_channels, H, W) to outputs (N, classes)."""
-        output: Tensor = self.head(self.final(self.blocks(self.stem(input))).mean((2, 3)))
+        features = self.final(self.blocks(self.stem(input))).mean((2, 3))
+        output: Tensor = self.head(self.dropout(features))
         return output
 
 
-class ResidualBlock(nn.Module):
-    """One block: `after(shortcut(x') + branch(x'))`, where x' is the input after `before`.
+def nf_resnet(
+    stages: Sequence[int], alpha: float = 0.2, gain: float | None = None, activation: str = "relu", **arguments: Any
+) -> ResNet:
+    r"""Build the normalizer-free ResNet: scaled weight standardization, and branches by the books.
+
+    **Formula.** $x_{l+1} = x_l + \alpha f_l(x_l / \beta_l)$ with $\beta_l$ from `normlib.residual.expected_variances`; weights
+    standardized and scaled by the gain of the activation, with a learned gain per channel, and biases.
+
+    **Departures.** In the paper's code the head starts at N(0, 0.01²), here as `init` says; its SkipInit scalar is `gain=0`, and
+    None leaves the variances at initialization as in the books. Zero padding takes some percent off them, see `padding_mode`.
 
     Args:
-        branch: the residual branch f.
-        shortcut: the map of the input that is added; None adds the input as it came.
-        before: what branch and projection share, the norm and activation of version 2.
-        after: what follows the sum, the activation of version 1.
+        stages: number of blocks in each stage.
+        alpha: the factor $\alpha$ of the branches.
+        gain: initial value of a learned scalar on each branch; None for none.
+        activation: a key of `ACTIVATIONS`.
+        **arguments: others of `ResNet`; `norm` too, for an arm with other weights.
+
+    Raises:
+        NormlibError: as `ResNet` does.
+
+    Example:
+        >>> net = nf_resnet([1, 2], width=8, drop_path=0.1)
+        >>> net.blocks[2].entry, net.blocks[2].join, net.blocks[2].drop_path
+        (Scale(0.9806), Join(shortcut_scale=1, branch_scale=0.2, gain=None), DropPath(0.1))
+
+    Source: `brock2021a`.
     """
-
-    def __init__(self, branch: nn.Module, shortcut: nn.Module | None, before: nn.Module, after: nn.Module) -> None:
-        super().__init__()
-        self.before, self.branch, self.after = before, branch, after
-        self.shortcut = shortcut
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H', W')."""
-        ready = self.before(input)
-        shortcut = input if self.shortcut is None else self.shortcut(ready)
-        output: Tensor = self.after(shortcut + self.branch(ready))
-        return output
+    arguments = {"norm": f"scaled_weight:gain={activation}", "bias": True, "init": "lecun", **arguments}
+    return ResNet(stages, version=2, residual=f"nf:alpha={alpha},gain={gain}", activation=activation, **arguments)
 
 
-class _Blocks:
-    """Builds the parts of one network; weights are drawn in the order of the calls."""
-
-    def __init__(
-        self, weights: WeightLayers, unit: str, version: int, order: str, norm: str, activation: str, padding: str
-    ) -> None:
-        self.weights, self.unit, self.version, self.order = weights, unit, version, order
-        self.weight_norm, self.norm = split_kinds(norm)
-        self.activation, self.padding = activation, padding
-
-    def convolution(self, inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Module:
-        """Draw a convolution without bias that keeps the size of the map, up to its stride."""
-        padding: dict[str, Any] = {"padding": size // 2, "padding_mode": self.padding}
-        layer = self.weights(nn.Conv2d, inputs, outputs, size, stride=stride, bias=False, **padding)
-        return layer if self.weight_norm is None else parametrize_weight(layer, self.weight_norm)
-
-    def stem(self, kind: str, inputs: int, width: int) -> nn.Module:
-        """Build the stem; in version 2 its norm and activation are those of the first block."""
-        first = self.convolution(inputs, width, 3) if kind == "cifar" else self.convolution(inputs, width, 7, 2)
-        if self.version == 1:
-            first = block(first, self.norm, self.activation)
-        return first if kind == "cifar" else nn.Sequential(first, nn.MaxPool2d(3, 2, 1))
-
-    def block(self, inputs: int, width: int, stride: int) -> ResidualBlock:
-        """Build one residual block from `inputs` channels; its convolutions have `width`."""
-        outputs = width * EXPANSION[self.unit]
-        plan = [(inputs, width, 3, stride), (width, outputs, 3, 1)]
-        if self.unit == "bottleneck":
-            plan = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
-        layers = [self.convolution(*step) for step in plan]
-        projection = self.convolution(inputs, outputs, 1, stride) if stride != 1 or inputs != outputs else None
-        return self._version1(layers, projection) if self.version == 1 else self._version2(layers, projection)
-
-    def _version1(self, layers: list[nn.Module], projection: nn.Module | None) -> ResidualBlock:
-        follows = [self.activation] * (len(layers) - 1) + ["identity"]
-        branch = [block(layer, self.norm, activation) for layer, activation in zip(layers, follows, strict=True)]
-        shortcut = None if projection is None else block(projection, self.norm, "identity")
-        return ResidualBlock(nn.Sequential(*branch), shortcut, nn.Identity(), make_activation(self.activation))
-
-    def _version2(self, layers: list[nn.Module], projection: nn.Module | None) -> ResidualBlock:
-        before = [preactivation(layer.in_channels, self.norm, self.activation, self.order) for layer in layers]  # type: ignore[arg-type]
-        inner = [part for pair in zip(before[1:], layers[1:], strict=True) for part in pair]
-        return ResidualBlock(nn.Sequential(layers[0], *inner), projection, before[0], nn.Identity())
+def _scheme(residual: str, stages: Sequence[int], version: int) -> ResidualScheme:
+    scheme = make_residual(residual, stages)
+    if version == 1 and isinstance(scheme, NormalizerFree):
+        raise NormlibError(
+            f"ResNet got residual={residual!r} with version=1, where an activation follows each sum and the variances are not "
+            "those of its books. Pass version=2."
+        )
+    return scheme
 
 
 def _check(stages: Sequence[int], unit: str, version: int, stem: str, order: str) -> None:
@@ -172,6 +165,6 @@ def _check(stages: Sequence[int], unit: str, version: int, stem: str, order: str
         raise NormlibError(f"ResNet got stages={list(stages)}; expected the blocks of each stage, all positive, as [2, 2, 2, 2].")
     if version not in (1, 2):
         raise NormlibError(f"ResNet got version={version!r}; expected 1, norm after each convolution, or 2, norm before it.")
-    for kind, value, known in (("unit", unit, EXPANSION), ("stem", stem, _STEMS), ("order", order, _ORDERS)):
+    for kind, value, known in (("unit", unit, UNITS), ("stem", stem, _STEMS), ("order", order, _ORDERS)):
         if value not in known:
             raise unknown(f"{kind} of ResNet", value, known)

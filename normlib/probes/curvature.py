@@ -8,18 +8,18 @@ such a pair, with train or eval mode spelled out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, vjp
+from torch.func import grad, jacrev, vjp
 
 from normlib.errors import NormlibError
-from normlib.probes.state import preserved, untracked
+from normlib.probes.parameters import Parameters, as_vector, finite, random_unit, trainable
+from normlib.probes.state import call_on_copies, preserved
 
-Parameters = TypeVar("Parameters", Tensor, Mapping[str, Tensor])
 Method = Literal["lanczos", "power"]
 _DENSE = 32  # below this many parameters the dense Hessian is quicker, and Lanczos needs room
 
@@ -39,13 +39,16 @@ def model_loss(
 
     Returns:
         The function, and the present parameters by name (those that require a gradient), detached.
+
+    Raises:
+        NormlibError: if no parameter requires a gradient.
     """
 
     def loss(params: Mapping[str, Tensor]) -> Tensor:
-        with preserved(model, training), untracked(model):
-            return loss_fn(functional_call(model, dict(params), (x,)), y)
+        with preserved(model, training):
+            return loss_fn(call_on_copies(model, params, x), y)
 
-    return loss, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return loss, trainable(model)
 
 
 def hessian(loss: Callable[[Parameters], Tensor], params: Parameters) -> Tensor:
@@ -60,14 +63,14 @@ def hessian(loss: Callable[[Parameters], Tensor], params: Parameters) -> Tensor:
         tensor([[2., 3.],
                 [3., 0.]])
     """
-    flat_loss, vector = _flat(loss, params)
+    flat_loss, vector = as_vector(loss, params)
     matrix: Tensor = jacrev(grad(flat_loss), chunk_size=64)(vector)
     return matrix.detach()
 
 
 def hessian_operator(loss: Callable[[Parameters], Tensor], params: Parameters) -> Callable[[Tensor], Tensor]:
     """Return the function v ↦ Hv for vectors (P,). The gradient is computed once; each product costs about one backward pass."""
-    flat_loss, vector = _flat(loss, params)
+    flat_loss, vector = as_vector(loss, params)
     pull = vjp(grad(flat_loss), vector)[1]
     return lambda v: pull(v)[0].detach()
 
@@ -108,8 +111,8 @@ def top_eigenvalue(
         raise NormlibError(f"top_eigenvalue got method={method!r}; expected one of {', '.join(get_args(Method))}.")
     if method == "lanczos":
         return float(top_eigenvalues(loss, params, 1, tolerance=tolerance, max_restarts=max_products, seed=seed)[0])
-    _, start = _flat(loss, params)
-    return _power_iteration(hessian_operator(loss, params), _start(start, seed), tolerance, max_products)
+    _, start = as_vector(loss, params)
+    return _power_iteration(hessian_operator(loss, params), random_unit(start, seed), tolerance, max_products)
 
 
 def top_eigenvalues(
@@ -134,19 +137,19 @@ def top_eigenvalues(
     Raises:
         NormlibError: if `count` does not fit, the Hessian is not finite, or the iteration does not converge.
     """
-    _, vector = _flat(loss, params)
+    _, vector = as_vector(loss, params)
     size = len(vector)
     if not 1 <= count <= size:
         raise NormlibError(f"top_eigenvalues got count={count}, but there are {size} parameters.")
     product = hessian_operator(loss, params)
     if size <= max(_DENSE, 2 * count):
-        return np.linalg.eigvalsh(_finite(hessian(loss, params)).double().cpu().numpy())[::-1][:count]
+        return np.linalg.eigvalsh(finite(hessian(loss, params)).double().cpu().numpy())[::-1][:count]
 
     def matvec(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return _finite(product(torch.as_tensor(v.ravel(), dtype=vector.dtype, device=vector.device))).double().cpu().numpy()
+        return finite(product(torch.as_tensor(v.ravel(), dtype=vector.dtype, device=vector.device))).double().cpu().numpy()
 
     operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
-    start = _start(vector, seed).double().cpu().numpy()
+    start = random_unit(vector, seed).double().cpu().numpy()
     try:
         found = eigsh(operator, k=count, which="LA", v0=start, tol=tolerance, maxiter=max_restarts, return_eigenvectors=False)
     except ArpackNoConvergence as error:
@@ -160,7 +163,7 @@ def top_eigenvalues(
 def _power_iteration(product: Callable[[Tensor], Tensor], v: Tensor, tolerance: float, max_products: int) -> float:
     """Apply the Hessian to a vector and normalize, until |Hv - λv|, which bounds the error of λ, is small enough."""
     for _ in range(max_products):
-        image = _finite(product(v))
+        image = finite(product(v))
         eigenvalue = float(v @ image)
         if float((image - eigenvalue * v).norm()) <= tolerance * abs(eigenvalue):
             return eigenvalue
@@ -169,29 +172,3 @@ def _power_iteration(product: Callable[[Tensor], Tensor], v: Tensor, tolerance: 
         f"power iteration has not converged within {max_products} products: the two eigenvalues largest in magnitude are too "
         "close. Take method='lanczos', or raise max_products or tolerance."
     )
-
-
-def _flat(loss: Callable[[Parameters], Tensor], params: Parameters) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Rewrite a loss of tensors as a loss of one vector; return it with the present vector."""
-    if isinstance(params, Tensor):
-        shape = params.shape
-        return lambda vector: loss(vector.view(shape)), params.detach().reshape(-1)
-    names, tensors = list(params), list(params.values())
-    shapes, sizes = [t.shape for t in tensors], [t.numel() for t in tensors]
-
-    def flat_loss(vector: Tensor) -> Tensor:
-        parts = zip(names, vector.split(sizes), shapes, strict=True)
-        return loss({name: part.view(shape) for name, part, shape in parts})
-
-    return flat_loss, torch.cat([t.detach().reshape(-1) for t in tensors])
-
-
-def _start(like: Tensor, seed: int) -> Tensor:
-    start = torch.randn(len(like), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (start / start.norm()).to(like)
-
-
-def _finite(values: Tensor) -> Tensor:
-    if not bool(values.isfinite().all()):
-        raise NormlibError("the Hessian has values that are not finite: has training diverged? Look at the loss first.")
-    return values

@@ -8,46 +8,14 @@ running statistics, random state. Layers come in the order in which they run; a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from normlib.errors import NormlibError, unknown
 from normlib.probes.state import preserved
-
-Layers = type[nn.Module] | tuple[type[nn.Module], ...] | Sequence[str] | None
-Columns = dict[str, list[Any]]
-
-
-def record_activations(model: nn.Module, x: Tensor, layers: Layers = None, *, training: bool | None = None) -> dict[str, Tensor]:
-    """Run a model once and keep what its layers put out.
-
-    Args:
-        model: any model.
-        x: one batch of inputs.
-        layers: which: a type or tuple of types of module, or a list of names as in `model.named_modules()`; None for every
-            module without children.
-        training: True for train mode, False for eval mode, None for the mode that each module is in.
-
-    Returns:
-        Name to output, detached, in forward order.
-
-    Raises:
-        UnknownNameError: if no module has a given name.
-        NormlibError: if a chosen module does not put out one tensor, or none was chosen.
-
-    Example:
-        >>> net = nn.Sequential(nn.Identity(), nn.ReLU())
-        >>> record_activations(net, torch.tensor([[-1.0, 2.0]]), nn.ReLU)
-        {'1': tensor([[0., 2.]])}
-    """
-    with preserved(model, training), torch.no_grad(), _watched(model, layers) as outputs:
-        model(x)
-    return {name: output for name, (_, output) in outputs.items()}
+from normlib.probes.watching import Columns, Layers, gradients_at, record_activations, watched, weight_layers, weight_of
 
 
 def activation_statistics(
@@ -78,7 +46,7 @@ def activation_statistics(
     for name, output in record_activations(model, x, layers, training=training).items():
         values = output.detach().double().flatten()
         row = {"layer": name, "mean": float(values.mean()), "std": float(values.std(correction=0))}
-        row |= {f"p{q:g}": value for q, value in zip(percentiles, _percentiles(values, percentiles), strict=True)}
+        row |= {f"p{q:g}": value for q, value in zip(percentiles, percentiles_of(values, percentiles), strict=True)}
         if bounds is not None:
             row["saturation"] = saturation(values, bounds)
         for column, value in row.items():
@@ -118,14 +86,13 @@ def gradient_statistics(
 
     Source: `glorot2010`, figures 6 to 9.
     """
-    layers = _weight_layers(model) if layers is None else layers
     with preserved(model, training), parametrize.cached(), torch.enable_grad():
-        with _watched(model, layers) as outputs:
+        with watched(model, weight_layers(model) if layers is None else layers) as outputs:
             loss = loss_fn(model(x), y)
         names = list(outputs)
         signals = [output for _, output in outputs.values()]
-        weights = [_weight(module) for module, _ in outputs.values()]
-        gradients = _gradients(loss, [*signals, *weights])
+        weights = [weight_of(module) for module, _ in outputs.values()]
+        gradients = gradients_at(loss, [*signals, *weights])
     signal_gradients, weight_gradients = gradients[: len(names)], gradients[len(names) :]
     return {
         "layer": names,
@@ -153,75 +120,11 @@ def saturation(values: Tensor, bounds: tuple[float, float], margin: float = 0.05
     return float(((values <= low + edge) | (values >= high - edge)).double().mean())
 
 
-@contextmanager
-def _watched(model: nn.Module, layers: Layers) -> Iterator[dict[str, tuple[nn.Module, Tensor]]]:
-    """Collect (module, output) of the chosen layers, in forward order, while the context lasts."""
-    outputs: dict[str, tuple[nn.Module, Tensor]] = {}
-    chosen = _chosen(model, layers)
-
-    def watch(name: str) -> Callable[..., Tensor]:
-        def keep(module: nn.Module, args: Any, output: Any) -> Tensor:
-            if not isinstance(output, Tensor):
-                raise NormlibError(
-                    f"layer {name!r} ({type(module).__name__}) puts out {type(output).__name__}, not one tensor. "
-                    "Name the layers to watch, without this one."
-                )
-            outputs[_numbered(name, outputs)] = (module, output)
-            return output.clone()  # what comes next may write into its input
-
-        return keep
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in chosen.items()]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _chosen(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
-    modules = {name or "model": module for name, module in model.named_modules()}
-    if layers is None:
-        chosen = {name: module for name, module in modules.items() if not any(module.children())}
-    elif isinstance(layers, (type, tuple)):
-        chosen = {name: module for name, module in modules.items() if isinstance(module, layers)}
-    else:
-        if missing := [name for name in layers if name not in modules]:
-            raise unknown("layer", missing[0], modules)
-        chosen = {name: modules[name] for name in layers}
-    if not chosen:
-        raise NormlibError(
-            f"no layer of {type(model).__name__} is {layers}; it has {sorted({type(m).__name__ for m in modules.values()})}."
-        )
-    return chosen
-
-
-def _weight_layers(model: nn.Module) -> list[str]:
-    return [name or "model" for name, module in model.named_modules() if _weight(module) is not None]
-
-
-def _weight(module: nn.Module) -> Tensor | None:
-    weight = getattr(module, "weight", None)
-    return weight if isinstance(weight, Tensor) and weight.ndim >= 2 else None
-
-
-def _gradients(loss: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return dL/dt for each tensor, None where there is none; `.grad` is not touched."""
-    inputs = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
-    found = iter(torch.autograd.grad(loss, inputs, allow_unused=True) if inputs else ())
-    return [next(found) if tensor is not None and tensor.requires_grad else None for tensor in tensors]
-
-
-def _numbered(name: str, taken: dict[str, Any]) -> str:
-    count = sum(other.partition("#")[0] == name for other in taken)
-    return f"{name}#{count + 1}" if count else name
-
-
 def _std(values: Tensor | None) -> float:
     return math.nan if values is None else float(values.detach().double().std(correction=0))
 
 
-def _percentiles(values: Tensor, percentiles: Sequence[float]) -> list[float]:
+def percentiles_of(values: Tensor, percentiles: Sequence[float]) -> list[float]:
     """Interpolate linearly between the sorted values, as NumPy does (torch.quantile refuses large tensors)."""
     ordered = values.sort().values
     places = torch.tensor(percentiles, dtype=torch.float64, device=values.device) / 100 * (len(values) - 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 @contextmanager
@@ -46,11 +48,27 @@ def preserved(model: nn.Module, training: bool | None = None) -> Iterator[nn.Mod
                 parameter.grad = _filled(gradient, values)
 
 
+def call_on_copies(model: nn.Module, params: Mapping[str, Tensor], *args: Tensor) -> Any:
+    """Run a model with other parameters, on copies of its buffers.
+
+    What a norm in train mode writes to its running statistics goes to the copies, which `torch.func` can differentiate through;
+    a norm that reads them, as batch renormalization does, finds them as they are.
+
+    Args:
+        model: any model.
+        params: parameters by name; the model's own for those that are left out.
+        *args: its inputs.
+    """
+    copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return functional_call(model, {**copies, **params}, args)
+
+
 @contextmanager
 def untracked(model: nn.Module) -> Iterator[nn.Module]:
     """Take the running statistics out of the norms that are in train mode, which do not read them, and put them back.
 
-    A function that writes to a buffer cannot be differentiated by `torch.func`; without the buffer there is nothing to write.
+    A function that writes to a buffer cannot be mapped by `torch.vmap`; without the buffer there is nothing to write. Not for a
+    norm that reads its running statistics when training (batch renormalization); see `call_on_copies`.
     """
     with ExitStack() as stack:
         for module in model.modules():

@@ -150,7 +150,7 @@ def other_code(tmp_path: Path) -> Path:
     folder = tmp_path / "other"
     folder.mkdir()
     source = (HERE / "toy_studies.py").read_text()
-    changed = source.replace("np.random.rand()", "np.random.rand() + 1")
+    changed = source.replace("np.random.rand()", "np.random.rand() + 1").replace('"x": c.i}', '"x": c.i + 1}')
     assert changed != source
     (folder / "toy_studies.py").write_text(changed)
     return folder
@@ -165,6 +165,30 @@ def test_a_worker_with_other_code_is_refused_by_name(store: Store, cluster: Clus
     here = Store(store.folder.parent / "here")
     run(toys.noise, store=here, seeds=3)
     assert {r.table["numpy"] for r in records_of(toys.noise, store)} == {r.table["numpy"] for r in records_of(toys.noise, here)}
+
+
+def test_trials_meant_for_a_worker_that_died_go_to_one_that_came_later(
+    store: Store, cluster: Cluster, other_code: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_SLEEP", "0.5")
+    cluster.worker(other_code)
+    good = cluster.worker()
+    address = cluster.wait_for(2)
+    appended: Callable[[Record], bool] = store.append
+
+    def replace_the_good_one(record: Record) -> bool:
+        done = appended(record)
+        if len(store.read("toy.slow", "quick")) == 3:
+            cluster.worker()
+            cluster.wait_for(3)
+            good.kill()
+        return done
+
+    monkeypatch.setattr(store, "append", replace_the_good_one)
+    monkeypatch.setattr("normlib.lab.engine.LOOK", 0.5)
+    with pytest.warns(RefusedWorkerWarning):
+        assert run(toys.slow, store=store, cluster=address).ran == 12
+    assert sorted(r.config["i"] for r in records_of(toys.slow, store)) == list(range(12))
 
 
 def test_a_cluster_of_other_code_alone_is_an_error(store: Store, cluster: Cluster, other_code: Path) -> None:

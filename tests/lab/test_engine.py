@@ -18,7 +18,9 @@ import torch
 import toy_studies as toys
 
 from normlib.errors import NormlibError, UnknownNameError
-from normlib.lab import Record, RecordWarning, Store, Study, run
+from normlib.lab import Config, LabWarning, Record, RecordWarning, Store, Study, run
+from normlib.lab.engine import _Job
+from normlib.lab.executors import Place, inline, processes
 from normlib.lab.trial import Task, execute
 
 Make = Callable[..., Record]
@@ -314,3 +316,104 @@ def test_execute_returns_the_body_of_a_record() -> None:
     (body,) = execute(Task("toy_studies", "toy.noise", "quick", {"arm": 1}, (4,)))
     assert Record(**body).seed == 4
     assert body["table"]["threads"] == 1
+
+
+# -- trials of many seeds ------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_of_seeds_gives_the_same_records_together_and_one_by_one() -> None:
+    about = ("toy_studies", "toy.together", "laptop", {"arm": 2})
+    together = execute(Task(*about, (0, 3, 5)))
+    alone = [body for seed in (0, 3, 5) for body in execute(Task(*about, (seed,)))]
+    assert [body["seed"] for body in together] == [0, 3, 5]
+    assert [body["table"] for body in together] == [body["table"] for body in alone]
+    assert {body["notes"]["together"] for body in together} == {3}
+    assert not any("together" in body["notes"] for body in alone)
+
+
+def test_seeds_go_together_on_a_gpu_and_one_by_one_elsewhere(store: Store) -> None:
+    trials = [({"arm": arm}, seed) for seed in range(3) for arm in (1, 2)]
+    on_gpu = _Job(toys.together, "laptop", store, "cuda", None, None, None).tasks(trials)
+    assert [(t.config["arm"], t.seeds) for t in on_gpu] == [(1, (0, 1, 2)), (2, (0, 1, 2))]
+    on_cpu = _Job(toys.together, "laptop", store, "cpu", None, None, None).tasks(trials)
+    assert [(t.config["arm"], t.seeds) for t in on_cpu] == [(c["arm"], (seed,)) for c, seed in trials]
+    ordinary = _Job(toys.noise, "laptop", store, "cuda", None, None, None).tasks(trials)
+    assert [t.seeds for t in ordinary] == [(seed,) for _, seed in trials]
+
+
+def test_a_trial_of_seeds_must_answer_for_each(store: Store) -> None:
+    study = toys.declare("forgetful")
+    study.trial_of_seeds(lambda c, seeds: [{"x": 1}])
+    with pytest.raises(NormlibError, match="returned 1 tables for 2 seeds"):
+        study.measure(Config({}), [0, 1])
+    with pytest.raises(NormlibError, match=r"takes one seed at a time, got \[0, 1\]"):
+        toys.noise.measure(Config({"arm": 1}), [0, 1])
+    del Study.instances["toy.forgetful"]
+
+
+# -- one GPU, several trials ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_trial_on_a_gpu_says_how_many_share_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[dict[str, Any], int]] = []
+
+    def note(body: dict[str, Any], tasks: int) -> Place:
+        asked.append((body, tasks))
+        return processes(1)
+
+    monkeypatch.setattr("normlib.lab.engine.packed", note)
+    monkeypatch.setattr("normlib.lab.engine.choose_place", lambda *_: Place(inline, measures_first=True))
+    assert run(toys.noise, store=store, seeds=2).ran == 6
+    assert [(body["config"], left) for body, left in asked] == [({"arm": 1}, 5)]
+
+
+# -- others at the same study --------------------------------------------------------------------------------------------
+
+
+def test_two_processes_on_one_study_run_each_trial_once(store: Store, toy_folder: Path, start: Start) -> None:
+    process = start(1)
+    busy = run(toys.slow, store=store, wait_for_others=False)
+    assert (busy.busy, busy.ran) == (True, 0)
+    assert busy.left == 12 - busy.skipped > 0
+    with pytest.warns(LabWarning, match=r"another process is running toy\.slow quick here; waiting"):
+        waited = run(toys.slow, store=store)
+    assert (waited.ran, waited.skipped, waited.left, waited.busy) == (0, 12, 0, False)
+    assert process.wait(timeout=30) == 0
+    assert len(records_of(toys.slow, store)) == len(marks(toy_folder, "pids")) == 12
+
+
+def test_what_a_killed_process_left_is_taken_up(store: Store, toy_folder: Path, start: Start) -> None:
+    process = start(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    kept = len(records_of(toys.slow, store))
+    assert run(toys.slow, store=store, wait_for_others=False).ran == 12 - kept
+    assert len(records_of(toys.slow, store)) == 12
+
+
+def test_waiting_for_another_process_ends_with_the_deadline(store: Store, toy_folder: Path, start: Start) -> None:
+    start(1)
+    clock = time.monotonic()
+    with pytest.warns(LabWarning, match="waiting"):
+        outcome = run(toys.slow, store=store, deadline=clock + 0.5)
+    assert time.monotonic() - clock < 3
+    assert (outcome.busy, outcome.ran) == (True, 0)
+
+
+# -- a clock that jumps --------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_jumps_spoils_neither_times_nor_choices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    years = iter([2030, 1999, 2050])
+
+    def jumping() -> str:
+        return f"{next(years)}-01-01T00:00:00+00:00"
+
+    monkeypatch.setattr("normlib.lab.trial._now", jumping)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    outcome = run(toys.noise, store=store, deadline=time.monotonic() + 60)
+    assert (outcome.ran, outcome.left) == (3, 0)
+    records = records_of(toys.noise, store)
+    assert [r.start[:4] for r in records] == ["2030", "1999", "2050"]
+    assert all(0 <= r.seconds < 5 for r in records)
+    assert run(toys.noise, store=store).skipped == 3

@@ -170,6 +170,26 @@ def test_dropping_records_keeps_what_cannot_be_read(store: Store, make_record: M
     assert not store.path("toy.absent", "quick").exists()
 
 
+def test_a_record_of_a_newer_schema_is_named_and_outlives_everything(store: Store, make_record: Make) -> None:
+    path = store.path(*STUDY)
+    store.append(make_record(seed=0))
+    newer = rewritten(make_record(seed=1).to_line(), schema=SCHEMA + 1, colour="red")
+    path.write_text(path.read_text() + newer)
+    with pytest.warns(RecordWarning, match=r"quick\.jsonl:2: skipped, it has schema 2, .*: update normlib"):
+        assert store.append(make_record(seed=1))
+    store.drop(*STUDY, lambda record: True)
+    assert path.read_text() == newer
+
+
+@pytest.mark.parametrize("damage", [lambda _: "[" * 100_000 + "\n", lambda line: rewritten(line, table=[])], ids=["nest", "list"])
+def test_a_line_of_another_shape_is_skipped(store: Store, make_record: Make, damage: Callable[[str], str]) -> None:
+    path = store.path(*STUDY)
+    path.parent.mkdir(parents=True)
+    path.write_text(damage(make_record().to_line()) + make_record().to_line())
+    with pytest.warns(RecordWarning, match=r"quick\.jsonl:1: skipped"):
+        assert seeds_in(store) == [0]
+
+
 def test_bytes_that_are_no_text_are_skipped(store: Store, make_record: Make) -> None:
     path = store.path(*STUDY)
     path.parent.mkdir(parents=True)
@@ -185,6 +205,42 @@ def test_a_finished_trial_is_written_once(store: Store, make_record: Make) -> No
     assert store.append(make_record())
     assert not store.append(make_record(device="another machine"))
     assert [r.device for r in store.read(*STUDY)] == ["a processor"]
+
+
+def test_many_are_added_at_once_and_each_trial_once(store: Store, make_record: Make) -> None:
+    store.append(make_record(seed=1))
+    records = [make_record(seed=seed) for seed in (0, 1, 2, 2)] + [make_record(preset="full")]
+    assert store.append_all(records) == [True, False, True, False, True]
+    assert seeds_in(store) == [1, 0, 2]
+    assert len(store.read("toy.record", "full")) == 1
+    assert store.append_all([]) == []
+    assert store.append_all(records) == [False] * 5
+
+
+def test_a_file_is_read_again_only_when_something_else_changed_it(
+    store: Store, make_record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = []
+    original = Record.from_line
+    monkeypatch.setattr(Record, "from_line", lambda line: readings.append(line) or original(line))
+    for seed in range(20):
+        assert store.append(make_record(seed=seed))
+    assert not store.append(make_record(seed=3))
+    assert readings == []
+    assert Store(store.folder).append(make_record(seed=20))
+    readings.clear()
+    assert not store.append(make_record(seed=20))
+    assert len(readings) == 21
+    store.drop(*STUDY, lambda record: record.seed == 3)
+    assert store.append(make_record(seed=3))
+
+
+def test_what_a_later_record_replaced_is_history(store: Store, make_record: Make) -> None:
+    store.append(make_record(device="the first"))
+    other = Store(store.folder.parent / "other", [store.folder])
+    other.append(make_record(device="the second"))
+    assert [r.device for r in other.history(*STUDY)] == ["the first", "the second"]
+    assert [r.device for r in other.read(*STUDY)] == ["the second"]
 
 
 def test_a_failed_trial_gives_way_to_its_repetition(store: Store, make_record: Make) -> None:
@@ -234,6 +290,23 @@ def test_a_full_disk_leaves_the_file_as_it_was(store: Store, make_record: Make) 
         assert path.read_bytes() == before
     assert store.append(make_record(seed=1))
     assert seeds_in(store) == [0, 1]
+
+
+def test_a_full_disk_takes_all_of_many_records_or_none(store: Store, make_record: Make) -> None:
+    path = store.path(*STUDY)
+    store.append(make_record())
+    before = path.read_bytes()
+    many = [make_record(seed=seed) for seed in range(1, 20)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 3000, hard))
+    try:
+        with pytest.raises(NormlibError, match=r"the 19 records of toy\.record could not be written"):
+            store.append_all(many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert all(store.append_all(many))
+    assert seeds_in(store) == list(range(20))
 
 
 @pytest.fixture

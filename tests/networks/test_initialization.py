@@ -14,6 +14,8 @@ VARIANCES = {
     "he": 2 / FAN_IN,
     "normal": 0.01**2,
     "normal:std=0.5": 0.25,
+    "orthogonal": 1 / FAN_IN,  # 40 rows of length 1, of 270 elements each
+    "orthogonal:gain=2": 4 / FAN_IN,
 }
 
 
@@ -49,6 +51,12 @@ def test_draws_come_from_the_generator_alone(spec):
     torch.manual_seed(2)
     assert torch.equal(drawn(spec, seed=3), first)
     assert not torch.equal(drawn(spec, seed=4), first)
+
+
+def test_orthogonal_rows_are_of_length_one_and_columns_where_there_are_fewer():
+    wide, tall = drawn("orthogonal"), drawn("orthogonal:gain=3", shape=(20, 5))
+    torch.testing.assert_close(wide.flatten(1) @ wide.flatten(1).T, torch.eye(40, dtype=torch.float64))
+    torch.testing.assert_close(tall.T @ tall, 9 * torch.eye(5, dtype=torch.float64))
 
 
 def test_a_vector_has_no_fan_in():

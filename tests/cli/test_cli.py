@@ -7,48 +7,18 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from normlib import __version__
-from normlib.cli import main
-from normlib.lab import Store, records
-from normlib.studies import STUDIES, get_study
+from normlib.lab import Store
+from normlib.studies import get_study
 
 STUDY = "lecun1998.rates"
 
 
-class Told(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Told]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of records of one test, and only studies that are there, whatever else is being written."""
-    monkeypatch.setenv("NORMLIB_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(records, "committed_results", lambda: tmp_path / "shipped")
-    monkeypatch.setattr(STUDIES, "_targets", {STUDY: STUDIES._targets[STUDY]})
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def cli(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets it
-
-    def call(*arguments: Any) -> Told:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse's way
-            code = int(stop.code or 0)
-        return Told(code, *capsys.readouterr())
-
-    return call
+Cli = Callable[..., Any]
 
 
 # -- what works ----------------------------------------------------------------------------------------------------------

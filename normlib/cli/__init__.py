@@ -1,0 +1,53 @@
+"""The command line of normlib. It reads arguments and prints what the library answers.
+
+Each module of this package holds one family of commands: a `declare_…` that adds a command to the parser, and the function that
+it runs. What is slow to import is imported within the functions, so that a slip in the arguments is told at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from normlib.cli import bundles, comparing, progress, reading, running
+from normlib.errors import NormlibError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when all was done, 1 when trials failed or are left to do, 2 when the input could not be used, 130 on Ctrl-C.
+    """
+    warnings.showwarning = _print_warning
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except NormlibError as error:
+        print(f"normlib: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("normlib: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"normlib: warning: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from normlib import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="normlib", description="Run the studies of Long Live Normalization and read what they found."
+    )
+    parser.add_argument("--version", action="version", version=f"normlib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for family in (running, reading, progress, comparing, bundles):
+        family.declare(commands)
+    return parser
