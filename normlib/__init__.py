@@ -26,6 +26,7 @@ _PUBLIC = {
     "show": "normlib.book.display",
     "scoreboard": "normlib.book.display",
     "claims_table": "normlib.book.display",
+    "figures_table": "normlib.book.display",
 }
 __all__ = sorted(_PUBLIC)
 

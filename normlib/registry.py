@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from normlib.errors import unknown
 
@@ -30,13 +30,10 @@ class Registry(Mapping[str, Any]):
         2
     """
 
-    _all: ClassVar[list[Registry]] = []
-
     def __init__(self, kind: str, targets: Mapping[str, str], hint: str = "") -> None:
         self.kind = kind
         self.hint = hint
         self._targets = dict(targets)
-        Registry._all.append(self)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._targets:
@@ -52,9 +49,3 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._targets)
-
-    @classmethod
-    def targets_of(cls, text: str) -> list[str]:
-        """Return each `"module:attribute"` that the name before the first colon of `text` stands for."""
-        name = text.partition(":")[0]
-        return [registry._targets[name] for registry in cls._all if name in registry._targets]

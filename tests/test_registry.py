@@ -40,10 +40,5 @@ def test_get_gives_the_default(shapes: Registry) -> None:
     assert shapes.get("round") is None
 
 
-def test_targets_are_found_by_the_name_before_the_colon(shapes: Registry) -> None:
-    assert "collections:Counter" in Registry.targets_of("counter:size=3")
-    assert Registry.targets_of("no such name at all") == []
-
-
 def test_nothing_near_is_no_guess() -> None:
     assert str(unknown("norm", "zzz", ["layer", "batch"])) == "there is no norm named 'zzz'. Known: batch, layer."

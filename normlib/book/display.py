@@ -6,13 +6,12 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
-from normlib.book.payload import MIME_TYPE, TABLE_MIME_TYPE, ClaimLine, StudyPage, study_page
+from normlib.book.payload import MIME_TYPE, OVERVIEW_MIME_TYPE, ClaimLine, StudyPage, costs, study_page
 from normlib.errors import NormlibError
 from normlib.lab import Store, run
-from normlib.lab.results import best_records, ledger
+from normlib.lab.reading.results import NoRecordsError, best_records, ledger, provenance_line
 from normlib.studies import STUDIES, get_study
 
 IN_BOOK = "NORMLIB_BOOK"
@@ -43,7 +42,7 @@ def show(study_id: str, preset: str | None = None) -> None:
             raise NormlibError(f"{study_id} at {live_preset}: " + "; ".join(outcome.failures))
     best = best_records(study, store, preset)
     live = _live(study_id, store, live_preset) if best.preset != live_preset else None
-    _display_study(study_page(best, live))
+    _display_study(study_page(best, live, store))
 
 
 def _live(study_id: str, store: Store, preset: str) -> Any:
@@ -53,21 +52,75 @@ def _live(study_id: str, store: Store, preset: str) -> Any:
         return None
 
 
-def scoreboard() -> None:
-    """Count the verdicts on all claims of the book, by chapter's source."""
-    lines = [ClaimLine.of(row) for row in ledger(Store.default(), map(get_study, STUDIES))]
-    counts = Counter(line.verdict for line in lines)
-    rows = [f"| {verdict} | {count} |" for verdict, count in counts.most_common()]
-    _display_markdown("\n".join(["| verdict | claims |", "|---|---:|", *rows, f"| **all** | **{len(lines)}** |"]))
+def scoreboard(studies: Iterable[str] | None = None) -> None:
+    """Count the verdicts on all claims of the book, by who makes them.
+
+    Args:
+        studies: ids of studies; all of them by default.
+    """
+    if not _left_to_the_book("scoreboard", studies):
+        lines = _lines(studies)
+        verdicts = [verdict for verdict, _ in Counter(line.verdict for line in lines).most_common()]
+        sources = {
+            "**all**": lines,
+            **{by: [line for line in lines if line.by == by] for by in sorted({line.by for line in lines})},
+        }
+        rows = [
+            [name, str(len(claims)), *(str(sum(line.verdict == verdict for line in claims)) for verdict in verdicts)]
+            for name, claims in sources.items()
+        ]
+        _display_markdown(_table(["source", "claims", *verdicts], rows))
 
 
 def claims_table(studies: Iterable[str] | None = None) -> None:
-    """Show the ledger: every claim with its criterion, what was measured, and the verdict."""
-    lines = [ClaimLine.of(row) for row in ledger(Store.default(), map(get_study, studies or STUDIES))]
+    """Show the ledger: every claim with its criterion, what was measured, and the verdict.
+
+    In the book these are the claims of the studies that its pages show, as they were judged there.
+
+    Args:
+        studies: ids of studies; all of them by default.
+    """
+    if not _left_to_the_book("claims", studies):
+        _display_markdown(_verdicts(_lines(studies)))
+
+
+def figures_table(studies: Iterable[str] | None = None) -> None:
+    """List every figure: what it shows, where its records come from, what they cost, and the command that makes them.
+
+    Args:
+        studies: ids of studies; all of them by default.
+    """
+    if _left_to_the_book("figures", studies):
+        return
+    rows = []
+    store = Store.default()
+    for study in map(get_study, studies or STUDIES):
+        try:
+            found = best_records(study, store)
+            records, command = provenance_line(found), f"`normlib run {study.id} --preset {found.preset}`"
+        except NoRecordsError:
+            records, command = "no records yet", f"`normlib run {study.id}`"
+        rows.append([study.id, study.title, records, "; ".join(map(str, costs(study, store))), command])
+    _display_markdown(_table(["figure", "title", "records", "computing time", "command"], rows))
+
+
+def _left_to_the_book(view: str, studies: Iterable[str] | None) -> bool:
+    """Within a build, leave it to the book: it gathers what its chapters have measured and judged already."""
+    chosen = list(map(str, studies)) if studies is not None else None
+    for study in chosen or ():
+        get_study(study)
     if os.environ.get(IN_BOOK):
-        _display({TABLE_MIME_TYPE: {"claims": [asdict(line) for line in lines]}, "text/plain": f"{len(lines)} claims"})
-    else:
-        _display_markdown(_verdicts(lines))
+        _display({OVERVIEW_MIME_TYPE: {"view": view, "studies": chosen}, "text/plain": f"the {view} of the book"})
+    return bool(os.environ.get(IN_BOOK))
+
+
+def _lines(studies: Iterable[str] | None) -> list[ClaimLine]:
+    return [ClaimLine.of(row) for row in ledger(Store.default(), map(get_study, studies or STUDIES))]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _display_study(page: StudyPage) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from normlib.errors import NormlibError
-from normlib.lab.provenance import checkout
+from normlib.lab.code.provenance import checkout
 
 CONFIG = "_config.yml"
 PACKAGED = Path(__file__).resolve().parents[1] / "_book"

@@ -36,7 +36,7 @@ def declare_import(commands: Commands) -> None:
 def export_bundle(options: argparse.Namespace) -> int:
     """Write the records of the folder into one file."""
     from normlib.lab import Store
-    from normlib.lab.bundles import write_bundle
+    from normlib.lab.exchange.bundles import write_bundle
 
     studies, presets = chosen_studies(options.studies), chosen_presets(options.preset)
     manifest = write_bundle(options.file, Store.default(options.results), studies, presets)
@@ -49,7 +49,7 @@ def export_bundle(options: argparse.Namespace) -> int:
 def import_bundle(options: argparse.Namespace) -> int:
     """Verify a bundle, append what is new, and name the rest with its place; 1 if something was refused."""
     from normlib.lab import Store
-    from normlib.lab.intake import REFUSED, summary, take
+    from normlib.lab.exchange.intake import REFUSED, summary, take
     from normlib.studies import STUDIES
 
     found = take(options.file, Store.default(options.results), STUDIES, keep_sound=options.keep_sound, stale=options.stale)

@@ -14,7 +14,7 @@ from normlib.errors import NormlibError
 
 if TYPE_CHECKING:
     from normlib.lab import Record
-    from normlib.lab.differences import Comparison, Difference
+    from normlib.lab.reading.differences import Comparison, Difference
 
 Reader = Callable[[str, str], list["Record"]]
 
@@ -35,7 +35,7 @@ def declare(commands: Commands) -> None:
 
 def diff(options: argparse.Namespace) -> int:
     """Print what differs between two sets of records."""
-    from normlib.lab.differences import compare
+    from normlib.lab.reading.differences import compare
     from normlib.studies import get_study
 
     studies = [get_study(name) for name in chosen_studies(options.studies)]
@@ -77,8 +77,8 @@ def reader_of(name: str, options: argparse.Namespace) -> Reader:
 
 
 def _reader_of_bundle(path: Path) -> Reader:
-    from normlib.lab.intake import summary
-    from normlib.lab.unpacking import read_bundle
+    from normlib.lab.exchange.intake import summary
+    from normlib.lab.exchange.unpacking import read_bundle
 
     bundle = read_bundle(path)
     if bundle.findings:

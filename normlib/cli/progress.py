@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from normlib.cli.common import Commands, add_command, add_results, add_studies, chosen_presets, chosen_studies, print_table
 
 if TYPE_CHECKING:
-    from normlib.lab.survey import Standing
+    from normlib.lab.reading.survey import Standing
 
 COUNTS = ("wanted", "fresh", "stale", "failed", "missing", "diverged", "other")
 
@@ -27,7 +27,7 @@ def declare(commands: Commands) -> None:
 def status(options: argparse.Namespace) -> int:
     """Print where studies stand."""
     from normlib.lab import Store
-    from normlib.lab.survey import survey
+    from normlib.lab.reading.survey import survey
     from normlib.studies import get_study
 
     presets = chosen_presets(options.preset)
@@ -41,7 +41,7 @@ def status(options: argparse.Namespace) -> int:
 
 def next_runs(standings: list[Standing], presets: list[str]) -> list[str]:
     """List the commands that would bring records up to date, the most wanted first, preset by preset."""
-    from normlib.lab.survey import most_wanted
+    from normlib.lab.reading.survey import most_wanted
 
     left = {(row.study, row.preset) for row in standings if row.left}
     return [
@@ -70,7 +70,7 @@ def print_status(rows: list[Standing], follow: list[str]) -> None:
     """Print everything for readers."""
     from rich.table import Table
 
-    from normlib.lab.results import duration
+    from normlib.lab.reading.results import duration
 
     table = Table("study", "preset", box=None, header_style="bold")
     for name in (*COUNTS, "time"):

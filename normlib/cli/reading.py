@@ -72,7 +72,7 @@ def list_studies(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     """Print one study's caption, provenance and verdicts; write its figure where asked."""
     from normlib.lab import Store
-    from normlib.lab.results import best_records, provenance_line
+    from normlib.lab.reading.results import best_records, provenance_line
     from normlib.studies import get_study
 
     study = get_study(options.study)
@@ -96,7 +96,7 @@ def claims(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from normlib.lab import Store
-    from normlib.lab.results import ledger
+    from normlib.lab.reading.results import ledger
     from normlib.studies import get_study
 
     rows = ledger(Store.default(options.results), map(get_study, chosen_studies(options.studies)))

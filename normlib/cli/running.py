@@ -60,7 +60,7 @@ def declare_bench(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run what is missing, study by study."""
     from normlib import lab
-    from normlib.lab.survey import most_wanted, survey
+    from normlib.lab.reading.survey import most_wanted, survey
     from normlib.studies import get_study
 
     chosen_presets(options.preset)

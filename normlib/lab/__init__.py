@@ -10,11 +10,11 @@ from normlib.lab.claims import (
     number,
 )
 from normlib.lab.config import Config, Diverged
-from normlib.lab.engine import LabWarning, Outcome, run
 from normlib.lab.records import Record, RecordWarning, Store
+from normlib.lab.running.engine import LabWarning, Outcome, run
+from normlib.lab.running.trial import Task, execute, seed_everything
 from normlib.lab.study import PRESETS, Drawing, Study
 from normlib.lab.table import table_of
-from normlib.lab.trial import Task, execute, seed_everything
 
 __all__ = [
     "PRESETS",

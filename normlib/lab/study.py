@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from normlib.errors import NormlibError, unknown
 from normlib.lab.claims import Claim, Judgement
+from normlib.lab.code.digest import code_digest
 from normlib.lab.config import RESERVED, Config
-from normlib.lab.digest import code_digest
 from normlib.lab.records import Record
 from normlib.lab.style import STYLE
 from normlib.lab.table import table_of

@@ -22,6 +22,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
     Returns:
         A tensor of the same shape.
+
+    Source: `vaswani2017`, section 3.2.
     """
     scores = queries @ keys.mT / math.sqrt(queries.shape[-1])
     return scores.softmax(-1) @ values
@@ -52,6 +54,8 @@ class SelfAttention(nn.Module):
         >>> layer = SelfAttention(nn.Linear(8, 24), nn.Linear(8, 8), heads=2)
         >>> layer(torch.randn(3, 5, 8)).shape
         torch.Size([3, 5, 8])
+
+    Source: `vaswani2017`, section 3.2.
     """
 
     def __init__(self, qkv: nn.Linear, out: nn.Linear, heads: int) -> None:

@@ -19,7 +19,7 @@ class DropPath(nn.Module):
     **Train and eval.** In evaluation, and at a rate of 0, the identity. In training the draws come from torch's global
     generator, as those of dropout do.
 
-    **Departures.** Huang et al. (2016) drop a block for the whole batch, and scale by $1 - p$ in evaluation. The released code
+    **Departures.** `huang2016` drops a block for the whole batch, and scales by $1 - p$ in evaluation. The released code
     of `brock2021a` drops by sample as here, but does not divide by $1 - p$.
 
     Args:
@@ -37,6 +37,8 @@ class DropPath(nn.Module):
         >>> y = layer(x)
         >>> sorted(set(y.flatten().tolist())), bool((y[:, 0] == y[:, 1]).all()), torch.equal(layer.eval()(x), x)
         ([0.0, 2.0], True, True)
+
+    Source: `huang2016`.
     """
 
     def __init__(self, rate: float) -> None:
@@ -72,6 +74,8 @@ def drop_paths(rate: float, depth: int) -> list[nn.Module]:
         [0.05, 0.1, 0.15..., 0.2]
         >>> drop_paths(0.0, 1)
         [Identity()]
+
+    Source: `huang2016`.
     """
     _check(rate)
     return [DropPath(rate * block / depth) if rate else nn.Identity() for block in range(1, depth + 1)]

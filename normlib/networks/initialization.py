@@ -82,30 +82,48 @@ def uniform(weight: Tensor, generator: Generator, *, bound: float) -> Tensor:
 
 @torch.no_grad()
 def orthogonal(weight: Tensor, generator: Generator, *, gain: float = 1.0) -> Tensor:
-    """Fill with `gain` times rows of length 1 at right angles, as (outputs, inputs · positions); columns, if there are fewer."""
+    """Fill with `gain` times rows of length 1 at right angles, as (outputs, inputs · positions); columns, if there are fewer.
+
+    Source: `saxe2014`.
+    """
     return nn.init.orthogonal_(weight, gain, generator=generator)
 
 
 def lecun(weight: Tensor, generator: Generator) -> Tensor:
-    """Fill with N(0, 1 / fan_in): `lecun1998`, eq. 16."""
+    """Fill with N(0, 1 / fan_in).
+
+    Source: `lecun1998`, eq. 16.
+    """
     return normal(weight, generator, std=fans(weight)[0] ** -0.5)
 
 
 def glorot_standard(weight: Tensor, generator: Generator) -> Tensor:
-    """Fill with U[±1 / sqrt(fan_in)], variance 1 / (3 fan_in): the heuristic that `glorot2010`, eq. 1, argues against."""
+    """Fill with U[±1 / sqrt(fan_in)], variance 1 / (3 fan_in): the heuristic that `glorot2010` argues against.
+
+    Source: `glorot2010`, eq. 1.
+    """
     return uniform(weight, generator, bound=fans(weight)[0] ** -0.5)
 
 
 def glorot_normalized(weight: Tensor, generator: Generator) -> Tensor:
-    """Fill with U[±sqrt(6 / (fan_in + fan_out))], variance 2 / (fan_in + fan_out): `glorot2010`, eq. 16."""
+    """Fill with U[±sqrt(6 / (fan_in + fan_out))], variance 2 / (fan_in + fan_out).
+
+    Source: `glorot2010`, eq. 16.
+    """
     return uniform(weight, generator, bound=math.sqrt(6 / sum(fans(weight))))
 
 
 def he(weight: Tensor, generator: Generator) -> Tensor:
-    """Fill with N(0, 2 / fan_in): `he2015`, eq. 10."""
+    """Fill with N(0, 2 / fan_in).
+
+    Source: `he2015`, eq. 10.
+    """
     return normal(weight, generator, std=math.sqrt(2 / fans(weight)[0]))
 
 
 def xavier_fan_in(weight: Tensor, generator: Generator) -> Tensor:
-    """Fill with N(0, 1 / fan_in): the "Xavier" arm of `he2015`, which is neither scheme of `glorot2010`."""
+    """Fill with N(0, 1 / fan_in): the "Xavier" arm of `he2015`, which is neither scheme of `glorot2010`.
+
+    Source: `he2015`.
+    """
     return lecun(weight, generator)

@@ -44,6 +44,8 @@ class PlainConvNet(nn.Module):
         >>> net = PlainConvNet(depth=8, width=4, in_channels=1, classes=10, norm="group:groups=2", image_size=8)
         >>> net(torch.ones(2, 1, 8, 8)).shape, net.pooled
         (torch.Size([2, 10]), (1, 3))
+
+    Source: `he2015`, figures 2 and 3.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Residual networks, versions 1 and 2 (`he2016`), with a norm spec for every normalization site, or with none at all."""
+"""Residual networks, versions 1 (`he2016`) and 2 (`he2016identity`), with a norm spec for every normalization site, or none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ResNet(nn.Module):
         stages: number of blocks in each stage; every stage but the first halves the map.
         width: channels of the first stage; each further stage doubles them.
         unit: `"basic"`, two 3×3 convolutions; `"bottleneck"`, 1×1, 3×3, 1×1 with four times the channels at its end; or
-            `"inverted"`, 1×1, 3×3, 1×1 with six times the channels inside, which with `group_size=1` is that of EfficientNets.
+            `"inverted"`, 1×1, 3×3, 1×1 with six times the channels inside, which with `group_size=1` is that of `tan2019`.
         version: 1 or 2.
         stem: `"cifar"`, a 3×3 convolution, or `"imagenet"`, 7×7 with stride 2 and a max-pooling with stride 2.
         order: in version 2, `"norm-activation"` or `"activation-norm"` before each convolution.
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
         >>> net(torch.ones(2, 3, 8, 8)).shape, len(net.blocks)
         (torch.Size([2, 10]), 2)
 
-    Source: `he2016`.
+    Source: `he2016` for version 1, `he2016identity` for version 2, `tan2019` for the inverted unit.
     """
 
     def __init__(

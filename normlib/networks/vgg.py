@@ -18,7 +18,7 @@ _CHANNELS = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """Convolutions 3×3 in five stages, each closed by a 2×2 max pooling; the mean over positions; a head.
 
-    The plans are those of Simonyan and Zisserman (2015). As is usual for CIFAR, the head is one linear layer, as five poolings
+    The plans are those of `simonyan2015`. As is usual for CIFAR, the head is one linear layer, as five poolings
     leave a single position of 32×32 pixels. `santurkar2018` trains "a standard VGG" and states neither depth nor head; the
     initial loss in its Fig. 4 suggests `depth=19, hidden=(4096, 4096)`. Weights are drawn as in `MLP`: a seed gives the same
     ones for any norm.
@@ -54,7 +54,7 @@ class VGG(nn.Module):
         >>> net(torch.ones(2, 3, 32, 32)).shape, net.pooled
         (torch.Size([2, 10]), (0, 1, 3, 5, 7))
 
-    Source: `santurkar2018`, appendix A.1, for the set-up.
+    Source: `simonyan2015` for the plans; `santurkar2018`, appendix A.1, for the set-up.
     """
 
     def __init__(

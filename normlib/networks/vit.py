@@ -28,7 +28,7 @@ class ViT(nn.Module):
     r"""Vision transformer: patches become tokens, which attend to each other; their mean, or one token more, is classified.
 
     A block has two residual sublayers, attention and MLP. Where their norms stand is the `order`: before the sublayer,
-    $x + f(\mathrm{N}(x))$; after the sum, $\mathrm{N}(x + f(x))$, as in the first Transformers; or before and at the end of
+    $x + f(\mathrm{N}(x))$; after the sum, $\mathrm{N}(x + f(x))$, as in `vaswani2017`; or before and at the end of
     the sublayer, $x + \mathrm{N}(f(\mathrm{N}(x)))$. But for the order "post" one more norm follows the last block. Weights
     are drawn as in `MLP`: a seed gives the same ones for any norm and order.
 
@@ -68,6 +68,8 @@ class ViT(nn.Module):
         >>> net = ViT(image_size=8, patch=4, dim=16, depth=2, heads=2, norm="layer", order="peri")
         >>> net(torch.ones(3, 3, 8, 8)).shape
         torch.Size([3, 10])
+
+    Source: `dosovitskiy2021`; for the orders "pre" and "post" `xiong2020`, for "peri" `kim2025`.
     """
 
     token: Tensor | None
@@ -166,6 +168,8 @@ def fixed_positions(side: int, dim: int) -> Tensor:
     Example:
         >>> fixed_positions(2, 4)[1]  # row 0, column 1
         tensor([0.0000, 1.0000, 0.8415, 0.5403])
+
+    Source: `vaswani2017`, section 3.5, for a single axis.
     """
     if dim % 4:
         raise NormlibError(f"fixed positions have sines and cosines of row and column: dim={dim} should be a multiple of 4.")

@@ -69,7 +69,10 @@ def hessian(loss: Callable[[Parameters], Tensor], params: Parameters) -> Tensor:
 
 
 def hessian_operator(loss: Callable[[Parameters], Tensor], params: Parameters) -> Callable[[Tensor], Tensor]:
-    """Return the function v ↦ Hv for vectors (P,). The gradient is computed once; each product costs about one backward pass."""
+    """Return the function v ↦ Hv for vectors (P,). The gradient is computed once; each product costs about one backward pass.
+
+    Source: `pearlmutter1994`.
+    """
     flat_loss, vector = as_vector(loss, params)
     pull = vjp(grad(flat_loss), vector)[1]
     return lambda v: pull(v)[0].detach()

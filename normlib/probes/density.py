@@ -100,7 +100,7 @@ def spectral_density(product: Operator, params: Parameters, *, probes: int = 8, 
         >>> density.nodes[0].round(6)
         array([1., 2., 9.])
 
-    Source: Ghorbani, Krishnan & Xiao, "An investigation into neural net optimization via Hessian eigenvalue density" (2019).
+    Source: `ghorbani2019`.
     """
     _, vector = as_vector(_no_loss, params)
     if probes < 1 or steps < 1:
@@ -218,6 +218,8 @@ def gauss_newton_operator(
         >>> product = gauss_newton_operator(lambda w: x @ w, lambda output: 0.5 * output.square().sum(), torch.zeros(2))
         >>> product(torch.tensor([1.0, 0.0]))
         tensor([1., 2.])
+
+    Source: `schraudolph2002`.
     """
     flat_outputs, vector = as_vector(outputs, params)
     value, pull, *_ = vjp(flat_outputs, vector)

@@ -101,7 +101,7 @@ def mean_cosine(features: Tensor, center: Center = "none") -> float:
 def ranks(features: Tensor, center: Center = "none", threshold: float = 0.5) -> dict[str, float]:
     r"""Return five ranks of the matrix of features, from its singular values in descending order.
 
-    - `effective_rank`: $\exp(-\sum_i p_i \log p_i)$ with $p_i = \sigma_i / \sum_j \sigma_j$ (Roy & Vetterli, 2007): the exponential
+    - `effective_rank`: $\exp(-\sum_i p_i \log p_i)$ with $p_i = \sigma_i / \sum_j \sigma_j$ (`roy2007`): the exponential
       of the entropy of the singular values themselves, not of their squares.
     - `stable_rank`: $\sum_i \sigma_i^2 / \sigma_1^2 = \lVert A \rVert_F^2 / \lVert A \rVert_2^2$. Of samples of length 1 it is
       $N / \lambda_{\max}$ of the matrix of their cosines, the stable rank of `lubana2021`.
@@ -129,6 +129,8 @@ def ranks(features: Tensor, center: Center = "none", threshold: float = 0.5) -> 
     Example:
         >>> ranks(2 * torch.eye(4))["stable_rank"]
         4.0
+
+    Source: `roy2007`; `lubana2021`; `daneshmand2020`.
     """
     if not 0 < threshold < 1:
         raise NormlibError(f"ranks got threshold={threshold}; expected a share of the mean eigenvalue, above 0 and below 1.")

@@ -44,7 +44,7 @@ def gradient_growth(
     r"""Measure by which factor each layer multiplies the squared gradient on its way back.
 
     With BN and ReLU at initialization the squared norm grows by $\pi / (\pi - 1) = 1.467$ a layer, the norm by 1.211, in wide
-    networks and large batches (`lubana2021` on the result of Yang et al., 2019).
+    networks and large batches (`lubana2021` on the result of `yang2019`).
 
     Args:
         model: any model; it is left as it is.
@@ -65,6 +65,8 @@ def gradient_growth(
     Raises:
         UnknownNameError: if no module has a given name.
         NormlibError: if a chosen module does not put out one tensor, or none was chosen.
+
+    Source: `lubana2021`; `yang2019`.
     """
     with preserved(model, training), torch.enable_grad():
         with watched(model, weight_layers(model) if layers is None else layers) as outputs:
@@ -125,7 +127,7 @@ def autocorrelation(values: Tensor, max_lag: int) -> list[float]:
         >>> autocorrelation(torch.tensor([1.0, -1.0, 1.0, -1.0]), 2)
         [1.0, -0.75, 0.5]
 
-    Source: Balduzzi et al., "The shattered gradients problem" (2017).
+    Source: `balduzzi2017`.
     """
     if not 0 <= max_lag < len(values):
         raise NormlibError(f"autocorrelation got max_lag={max_lag} for {len(values)} values; expected a lag from 0 to one below.")

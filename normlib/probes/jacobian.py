@@ -187,8 +187,8 @@ def top_singular_values(
 def mean_squared_singular_value(function: Map, x: Tensor, *, probes: int = 16, seed: int = 0) -> Estimate:
     r"""Estimate the mean of the squared singular values of the Jacobian of a whole batch by random probes.
 
-    For signs u, independent and random, the mean of $\lVert J^\top u \rVert^2$ is $\lVert J \rVert_F^2$ (Hutchinson), which is
-    divided by the number of singular values, the smaller of rows and columns. It is 1 if J is orthogonal.
+    For signs u, independent and random, the mean of $\lVert J^\top u \rVert^2$ is $\lVert J \rVert_F^2$ (`hutchinson1990`),
+    which is divided by the number of singular values, the smaller of rows and columns. It is 1 if J is orthogonal.
 
     Args:
         function: of a batch (N, *inputs).
@@ -205,6 +205,8 @@ def mean_squared_singular_value(function: Map, x: Tensor, *, probes: int = 16, s
     Example:
         >>> mean_squared_singular_value(lambda x: 3 * x, torch.zeros(4, 5))
         Estimate(value=9.0, standard_error=0.0)
+
+    Source: `hutchinson1990` for the probes.
     """
     if probes < 2:
         raise NormlibError(f"mean_squared_singular_value got probes={probes}; expected two or more, for a standard error.")

@@ -26,6 +26,8 @@ def random_direction(model: nn.Module, seed: int = 0, *, filterwise: bool = Fals
     Example:
         >>> float(flat(random_direction(nn.Linear(3, 2))).norm().round(decimals=5))
         1.0
+
+    Source: `li2018` for the directions scaled by filters.
     """
     params, generator = trainable(model), torch.Generator().manual_seed(seed)
     drawn = {name: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p) for name, p in params.items()}
@@ -64,6 +66,8 @@ def loss_on_plane(
     Raises:
         UnknownNameError: if there is no parameter of a name in a direction.
         NormlibError: if a direction does not have the shape of its parameter.
+
+    Source: `li2018`.
     """
     start = trainable(model)
     a, b = checked_direction(direction_a, start), checked_direction(direction_b, start)

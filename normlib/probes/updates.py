@@ -168,6 +168,8 @@ def radial_gradients(
 
     Returns:
         Columns with one entry a parameter: `parameter`; `cosine`, NaN where weight or gradient is zero.
+
+    Source: `arora2019`.
     """
     params = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     with preserved(model, training), torch.enable_grad():

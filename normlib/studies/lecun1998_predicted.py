@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +17,7 @@ from normlib.networks import MLP, ScaledTanh
 from normlib.probes import model_loss, top_eigenvalue
 from normlib.studies.inputs import load
 from normlib.studies.looks import BLUE, GRAY, INK, SKY, median_and_band, note, subplots
-from normlib.training import data_order, log_steps, squared_error
+from normlib.training import data_order, log_steps, squared_error, train_together
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # Figs 24-25: the running estimate of λmax, and the final error against the rate in units of 1/λmax
@@ -95,31 +96,26 @@ def _slope(net: nn.Module, weights: Mapping[str, torch.Tensor], x: torch.Tensor,
 def train_at_ratios(
     net: nn.Module, x: torch.Tensor, target: torch.Tensor, unit: float, looks: list[int], batch_size: int | None, seed: int
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Train one copy of the network per ratio, at that ratio times `unit`, all in one batch.
+    """Train one copy of the network per ratio, at that ratio times `unit`, all together.
 
     Returns:
         Mean squared error over examples and outputs, shape (looks, ratios), and the weights of the copy at ratio 1.
     """
-    rates = torch.as_tensor(RATIOS * unit).to(x)
-    weights = [w.detach().expand(len(rates), *w.shape).clone().requires_grad_() for w in net.parameters()]
-    order, found = data_order(len(x), batch_size, seed, x.device), []
-    for step in range(1, looks[-1] + 1):
-        pattern = next(order)
-        error = (_outputs(weights, x[pattern]) - target[pattern]).square().sum() / (2 * len(x[pattern]))
-        with torch.no_grad():
-            for weight, slope in zip(weights, torch.autograd.grad(error, weights), strict=True):
-                weight -= rates.view(-1, *[1] * (slope.ndim - 1)) * slope
-            if step in looks:
-                found.append((_outputs(weights, x) - target).square().mean(dim=(1, 2)))
-    one = int(np.abs(RATIOS - 1).argmin())
-    return torch.stack(found).cpu(), [w[one].detach() for w in weights]
-
-
-def _outputs(weights: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Return the outputs of all copies of the two-layer network, shape (copies, N, K)."""
-    first, first_bias, second, second_bias = weights
-    hidden = ScaledTanh()(x @ first.mT + first_bias[:, None])
-    return ScaledTanh()(hidden @ second.mT + second_bias[:, None])
+    copies = [copy.deepcopy(net) for _ in RATIOS]
+    histories = train_together(
+        copies,
+        x,
+        target,
+        steps=looks[-1],
+        batch_size=batch_size,
+        rates=(RATIOS * unit).tolist(),
+        loss=squared_error,
+        seeds=[seed] * len(copies),
+        probe=lambda _, trained: {"error": (trained(x) - target).detach().square().mean()},
+        probe_steps=looks,
+    )
+    errors = torch.tensor([history.probes["error"] for history in histories], dtype=x.dtype).T
+    return errors, [w.detach() for w in copies[int(np.abs(RATIOS - 1).argmin())].parameters()]
 
 
 @predicted_rate.draw

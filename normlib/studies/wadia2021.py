@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from normlib.lab import Config, Drawing, Study, judge_effect, judge_identity, number
@@ -15,7 +15,8 @@ from normlib.networks import MLP
 from normlib.probes import whitening as whiten
 from normlib.studies.inputs import load
 from normlib.studies.looks import BLUE, GRAY, GREEN, INK, PINK, VERMILION, median_and_band, subplots
-from normlib.training import data_order
+from normlib.training import train_together
+from normlib.training.stacked import ChangeGradients, Named
 
 RATES = [0.01, 0.05, 0.25]  # of which each arm takes the one with the best validation accuracy
 TRAINED = 0.6  # the share of the images that is trained on
@@ -114,7 +115,7 @@ def train_copies(
     preconditioner: Tensor | None,
     seed: int,
 ) -> Tensor:
-    """Train each network at each of `RATES` on its own draw of images, all in one batch, by SGD with momentum.
+    """Train a copy of each network at each of `RATES` on its own draw of images, all together, by SGD with momentum.
 
     Args:
         networks: one per draw.
@@ -128,31 +129,30 @@ def train_copies(
     Returns:
         Outputs for all images, shape (rates, draws, n, classes).
     """
-    weights = [torch.stack(draws).detach() for draws in zip(*[network.parameters() for network in networks], strict=True)]
-    weights = [w.expand(len(RATES), *w.shape).clone().requires_grad_() for w in weights]
-    velocities = [torch.zeros_like(w) for w in weights]
-    rates = [torch.tensor(RATES, device=x.device).view(-1, *[1] * (w.ndim - 1)) for w in weights]
-    order = data_order(seen, min(BATCH, seen), seed, x.device)
-    for _ in range(steps):
-        batch = next(order)
-        target = y[:, batch].expand(len(RATES), -1, -1)
-        output = _outputs(weights, x[:, batch])
-        loss = F.cross_entropy(output.flatten(0, 2), target.flatten(), reduction="sum") / target.shape[-1]
-        slopes = list(torch.autograd.grad(loss, weights))
-        if preconditioner is not None:
-            slopes[0] = slopes[0] @ preconditioner
-        with torch.no_grad():
-            for weight, velocity, slope, rate in zip(weights, velocities, slopes, rates, strict=True):
-                velocity.mul_(MOMENTUM).add_(slope)
-                weight.sub_(rate * velocity)
-    return _outputs(weights, x).detach()
+    copies = [copy.deepcopy(network) for _ in RATES for network in networks]
+    train_together(
+        copies,
+        list(x[:, :seen].repeat(len(RATES), 1, 1)),
+        list(y[:, :seen].repeat(len(RATES), 1)),
+        steps=steps,
+        batch_size=min(BATCH, seen),
+        rates=[rate for rate in RATES for _ in networks],
+        momentum=MOMENTUM,
+        seeds=[seed] * len(copies),
+        change_gradients=None if preconditioner is None else by_second_order(preconditioner.repeat(len(RATES), 1, 1)),
+    )
+    outputs = [network(images) for network, images in zip(copies, x.repeat(len(RATES), 1, 1), strict=True)]
+    return torch.stack(outputs).detach().unflatten(0, (len(RATES), -1))
 
 
-def _outputs(weights: list[Tensor], x: Tensor) -> Tensor:
-    """Return the outputs of all copies, shape (rates, draws, N, classes); weights and biases alternate."""
-    for i in range(0, len(weights), 2):
-        x = (x.relu() if i else x) @ weights[i].mT + weights[i + 1][..., None, :]
-    return x
+def by_second_order(preconditioner: Tensor) -> ChangeGradients:
+    """Return what multiplies the gradient of the first weight of each copy by its preconditioner, shape (copies, d, d)."""
+
+    def change(gradients: Named) -> Named:
+        first, slope = next(iter(gradients.items()))
+        return {**gradients, first: slope @ preconditioner}
+
+    return change
 
 
 @whitening.draw

@@ -2,12 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import fnmatch
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from normlib.errors import NormlibError, unknown
+from normlib.registry import Registry
+from normlib.spec import parse_spec
+
+CLIPS = Registry(
+    "gradient clipping",
+    {
+        "none": "normlib.training.clipping:no_clip",
+        "agc": "normlib.training.clipping:agc",
+        "norm": "normlib.training.clipping:norm_clip",
+    },
+    hint="A spec reads 'name' or 'name:argument=value', as in 'agc:clipping=0.01,exempt=head'.",
+)
+
+
+def make_clip(spec: str, model: nn.Module) -> Callable[[], None]:
+    """Return the function that clips the gradients of a model, to be called between `backward()` and `optimizer.step()`.
+
+    Args:
+        spec: `"none"`, `"agc:clipping=0.01,exempt=head"` or `"norm:limit=1"`.
+        model: any model.
+
+    Raises:
+        SpecError: if the text is not a spec.
+        UnknownNameError: if a name or an argument is not known, or names no parameter; the message holds the nearest match.
+        NormlibError: if a limit is not positive.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> model(torch.full((1, 1), 1e3)).sum().backward()
+        >>> make_clip("norm:limit=0.5", model)()
+        >>> round(float(torch.stack([p.grad.norm() for p in model.parameters()]).norm()), 4)
+        0.5
+    """
+    name, arguments = parse_spec(spec, CLIPS)
+    clip: Callable[[], None] = CLIPS[name](model, **arguments)
+    return clip
+
+
+def no_clip(model: nn.Module) -> Callable[[], None]:
+    """Leave the gradients as they are."""
+    return lambda: None
+
+
+def agc(model: nn.Module, clipping: float = 0.01, eps: float = 1e-3, exempt: str = "") -> Callable[[], None]:
+    """Clip by `adaptive_clip_grad_` all parameters but those named in `exempt`, with bars between names: `"head|*.bias"`.
+
+    Source: `brock2021b`.
+    """
+    clipped = parameters_except(model, *(name for name in exempt.split("|") if name))
+    if not (clipping > 0 and eps > 0 and clipped):
+        raise NormlibError(
+            f"agc got clipping={clipping}, eps={eps}, exempt={exempt!r}; both must be positive, some parameters left."
+        )
+    return lambda: _discard(adaptive_clip_grad_(clipped, clipping, eps))
+
+
+def norm_clip(model: nn.Module, limit: float = 1.0) -> Callable[[], None]:
+    """Scale all gradients together such that their norm is at most `limit`.
+
+    Source: `pascanu2013`.
+    """
+    parameters = list(model.parameters())
+    if not limit > 0:
+        raise NormlibError(f"clipping by the norm got limit={limit}; expected a positive number, as in 'norm:limit=1'.")
+    return lambda: _discard(nn.utils.clip_grad_norm_(parameters, limit))
 
 
 def unitwise_norm(tensor: Tensor) -> Tensor:
@@ -121,7 +187,8 @@ def parameters_except(model: nn.Module, *exempt: str) -> list[nn.Parameter]:
     Args:
         model: any model.
         *exempt: names of modules, as in `model.named_modules()`, which stand for all their parameters; or of parameters, as
-            in `model.named_parameters()`. A parameter that several modules share is exempt if any of its names is.
+            in `model.named_parameters()`; or patterns of those, such as "*.bias". A parameter that several modules share is
+            exempt if any of its names is.
 
     Returns:
         The other parameters, each once, in the order of `model.parameters()`.
@@ -137,7 +204,7 @@ def parameters_except(model: nn.Module, *exempt: str) -> list[nn.Parameter]:
     named = list(model.named_parameters(remove_duplicate=False))
     left_out: set[nn.Parameter] = set()
     for name in exempt:
-        matching = {parameter for full, parameter in named if full == name or full.startswith(f"{name}.")}
+        matching = {parameter for full, parameter in named if any(fnmatch.fnmatchcase(part, name) for part in _prefixes(full))}
         if not matching:
             raise unknown("module or parameter of the model", name, {part for full, _ in named for part in _prefixes(full)})
         left_out |= matching
@@ -154,6 +221,10 @@ def _clip(weights: list[Tensor], gradients: list[Tensor], clipping: float, eps: 
     torch._foreach_mul_(gradients, factors)
     every = torch.cat([factor.flatten().to(factors[0].device) for factor in factors])
     return (every < 1).to(every.dtype).mean()
+
+
+def _discard(_: Tensor) -> None:
+    """Take a value that nobody reads."""
 
 
 def _prefixes(name: str) -> list[str]:

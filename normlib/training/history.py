@@ -20,12 +20,12 @@ class History:
         loss: loss of the batch at each step, before that step's update, shape (steps run,). If the run diverged, the steps
             before `diverged_at`.
         diverged_at: first step whose loss was not finite (or above the limit), counted from 0; None if there was none.
-        probes: what the probe measured, as columns; `probes["step"]` says when.
+        probes: what the probe measured, as columns; `probes["step"]` says when. Of several probes, the columns of each by name.
     """
 
     loss: np.ndarray[Any, np.dtype[np.float64]]
     diverged_at: int | None = None
-    probes: dict[str, list[Any]] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
 
     def curve(self, points: int = 60) -> dict[str, list[Any]]:
         """Thin the loss for a record: columns `step` and `loss` at no more than `points` steps, denser at the start.

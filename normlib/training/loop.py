@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from normlib.errors import NormlibError
+from normlib.training.augmentation import Pipeline
 from normlib.training.evaluation import mode
-from normlib.training.history import History, append_rows
+from normlib.training.history import History
 from normlib.training.losses import Loss, make_loss
-
-Rate = float | Callable[[int], float]
-Probe = Callable[[int, nn.Module], Mapping[str, Any]]
+from normlib.training.probing import Probe, Probes, ProbeSteps, Step
+from normlib.training.schedules import Rate, make_schedule
+from normlib.training.update import Update, Updater, laid_out
 
 
 def train(
@@ -32,16 +33,19 @@ def train(
     steps: int,
     batch_size: int | None,
     rate: Rate,
+    schedule: str = "constant",
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     loss: str | Loss = "cross_entropy",
+    augment: str = "none",
+    update: Update = Update(),  # noqa: B008 - frozen
     seed: int,
-    probe: Probe | None = None,
-    probe_steps: Iterable[int] = (),
+    probe: Probe | Mapping[str, Probe] | None = None,
+    probe_steps: ProbeSteps = (),
     check_every: int = 100,
     loss_limit: float = math.inf,
 ) -> History:
-    """Train a model in place by stochastic gradient descent, in train mode; each module gets its mode back afterwards.
+    """Train a model in place on minibatches, in train mode; each module gets its mode back afterwards.
 
     Args:
         model: any model, on the device of the data.
@@ -50,14 +54,18 @@ def train(
         steps: number of updates.
         batch_size: items per update; None takes all items, in order, at each step. Items are reshuffled every epoch; the
             incomplete batch at the end of an epoch is left out.
-        rate: learning rate, or a function of the step (from 0) that returns it.
+        rate: learning rate at its highest, or a function of the step (from 0) that returns it.
+        schedule: course of the rate, such as `"cosine:warmup=0.05"`; see `make_schedule`.
         momentum: of `torch.optim.SGD`: the velocity is a sum of gradients, not a mean.
-        weight_decay: coefficient of ½‖w‖² over all parameters.
-        loss: a key of `LOSSES`, or a function of output and target that returns a scalar.
-        seed: seed of the order of the data, which depends on nothing else but N and `batch_size`.
+        weight_decay: coefficient of ½‖w‖², over all parameters unless `update.decay` says otherwise.
+        loss: a spec such as `"cross_entropy:smoothing=0.1"`, or a function of output and target that returns a scalar.
+        augment: what is done to each batch, such as `"crop:padding=4 + flip"`; see `Pipeline`.
+        update: optimizer, clipping, precision and the like.
+        seed: seed of the order of the data, which depends on nothing else but N and `batch_size`; and of the augmentation.
         probe: called as `probe(step, model)` before the update of that step, with the model in train mode; what it returns
-            is collected, see `append_rows`. It should leave the model as it finds it.
-        probe_steps: when; `steps` itself stands for after the last update.
+            is collected, see `append_rows`. It should leave the model as it finds it. The step is a number that also knows
+            the batch, the rate and the gradient, see `Step`. Several probes are given by name.
+        probe_steps: when; `steps` itself stands for after the last update. Probes with names can each have their own.
         check_every: how many steps to go between two looks at the loss.
         loss_limit: a loss above this counts as diverged, like one that is not finite.
 
@@ -66,7 +74,9 @@ def train(
         `check_every` steps; what its parameters are then has no meaning.
 
     Raises:
-        NormlibError: if the sizes do not fit each other, or a probe step is out of range.
+        SpecError: if a spec does not read as one.
+        UnknownNameError: if a spec holds a name that is not known.
+        NormlibError: if the sizes do not fit each other, a value is out of range, or a probe step is.
 
     Example:
         >>> net = nn.Linear(1, 1)
@@ -75,23 +85,29 @@ def train(
         >>> round(net.weight.item(), 3), history.diverged_at
         (3.0, None)
     """
-    wanted = _check(x, y, steps, batch_size, probe_steps)
-    measure, losses = make_loss(loss), _Losses(steps, x, check_every, loss_limit)
-    optimizer = torch.optim.SGD(model.parameters(), _rate(rate, 0), momentum, weight_decay=weight_decay, foreach=True)
-    columns: dict[str, list[Any]] = {}
-    batches = data_order(len(x), batch_size, seed, x.device)
-    with mode(model, training=True):
+    _check(x, y, batch_size, augment, loss)
+    probes, measure, rate_at = Probes(probe, probe_steps, steps), make_loss(loss), make_schedule(schedule, rate, steps)
+    losses, now = _Losses(steps, x, check_every, loss_limit), rate_at(0)
+    pipeline, order = Pipeline(augment, (x, y), batch_size, seed), data_order(len(x), batch_size, seed, x.device)
+    with mode(model, training=True), laid_out(model, update.channels_last) as lay:
+        updater = Updater(update, model, measure, x.device, rate=now, momentum=momentum, weight_decay=weight_decay)
         for step in range(steps + 1):
-            probing = probe is not None and step in wanted
+            probing = step in probes.due
             if losses.due(step, probing) and losses.diverged(step):
                 break
-            if probing and probe is not None:
-                append_rows(columns, step, probe(step, model))
             if step < steps:
-                optimizer.param_groups[0]["lr"] = _rate(rate, step)
-                batch = next(batches)
-                losses.put(step, _update(model, optimizer, measure, x[batch], y[batch]))
-    return losses.history(columns)
+                now = rate_at(step)
+            elif not probing:
+                break
+            batch = next(order)
+            inputs, targets = pipeline(x[batch], y[batch])
+            inputs = lay(inputs)
+            if probing:
+                known = {"loss": measure, "optimizer": updater.optimizer, "_objective": updater.objective}
+                probes.ask(Step(step, model=model, x=inputs, y=targets, rate=now, **known))
+            if step < steps:
+                losses.put(step, updater(inputs, targets, now))
+    return losses.history(probes.columns())
 
 
 def data_order(count: int, batch_size: int | None, seed: int, device: torch.device | str = "cpu") -> Iterator[Tensor | slice]:
@@ -112,18 +128,6 @@ def data_order(count: int, batch_size: int | None, seed: int, device: torch.devi
     while True:
         order = torch.randperm(count, generator=generator).to(device)
         yield from order.split(batch_size)[: count // batch_size]
-
-
-def _update(model: nn.Module, optimizer: torch.optim.Optimizer, measure: Loss, x: Tensor, y: Tensor) -> Tensor:
-    optimizer.zero_grad(set_to_none=True)
-    value = measure(model(x), y)
-    value.backward()
-    optimizer.step()
-    return value.detach()
-
-
-def _rate(rate: Rate, step: int) -> float:
-    return float(rate(step)) if callable(rate) else rate
 
 
 class _Losses:
@@ -156,7 +160,7 @@ class _Losses:
         return History(self.values[:end].cpu().numpy().astype(np.float64), self.diverged_at, columns)
 
 
-def _check(x: Tensor, y: Tensor, steps: int, batch_size: int | None, probe_steps: Iterable[int]) -> set[int]:
+def _check(x: Tensor, y: Tensor, batch_size: int | None, augment: str, loss: str | Loss) -> None:
     if len(x) != len(y) or x.device != y.device:
         raise NormlibError(
             f"train got {len(x)} inputs on {x.device} and {len(y)} targets on {y.device}; "
@@ -164,7 +168,7 @@ def _check(x: Tensor, y: Tensor, steps: int, batch_size: int | None, probe_steps
         )
     if batch_size is not None and not 1 <= batch_size <= len(x):
         raise NormlibError(f"train got batch_size={batch_size} for {len(x)} items; expected 1 to {len(x)}, or None for all.")
-    wanted = {int(step) for step in probe_steps}
-    if outside := sorted(step for step in wanted if not 0 <= step <= steps):
-        raise NormlibError(f"probe_steps holds {outside}, but a run of {steps} steps has the steps 0 to {steps}.")
-    return wanted
+    if "mixup" in augment and not y.is_floating_point() and isinstance(loss, str) and not loss.startswith("cross_entropy"):
+        raise NormlibError(
+            f"mixup makes probabilities of classes, which {loss!r} takes for numbers. Pass targets that are numbers."
+        )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normlib.errors import unknown
 from normlib.registry import Registry
+from normlib.spec import parse_spec
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -22,18 +25,41 @@ LOSSES = Registry(
 
 
 def make_loss(loss: str | Loss) -> Loss:
-    """Return the loss that a name stands for; a function `f(output, target)` that returns a scalar passes as it is.
+    """Return the loss that a spec stands for; a function `f(output, target)` that returns a scalar passes as it is.
+
+    Args:
+        loss: for example `"cross_entropy"` or `"cross_entropy:smoothing=0.1"`, or a function.
 
     Raises:
-        UnknownNameError: if the name is not known; the message holds the nearest match.
+        SpecError: if the text is not a spec.
+        UnknownNameError: if the name or an argument is not known; the message holds the nearest match.
     """
-    found: Loss = LOSSES[loss] if isinstance(loss, str) else loss
-    return found
+    if not isinstance(loss, str):
+        return loss
+    name, arguments = parse_spec(loss, LOSSES)
+    if "target" in arguments:
+        raise unknown(f"argument of loss {name!r}", "target", ["smoothing"] if name == "cross_entropy" else [])
+    measure: Loss = LOSSES[name]
+    return functools.partial(measure, **arguments) if arguments else measure
 
 
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean of -log softmax(output)[target], in nats; `target` holds classes (N,) or probabilities (N, K)."""
-    return F.cross_entropy(output, target)
+def cross_entropy(output: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    r"""Return the mean of $-\sum_k q_k \log \mathrm{softmax}(o)_k$, in nats.
+
+    Args:
+        output: $o$, shape (N, K).
+        target: classes (N,), or probabilities (N, K), as mixup makes them.
+        smoothing: $\epsilon$ of label smoothing: $q = (1 - \epsilon) p + \epsilon / K$, where $p$ is the target.
+
+    Example:
+        >>> output = torch.tensor([[2.0, 0.0]])
+        >>> smooth = cross_entropy(output, torch.tensor([0]), smoothing=0.1)
+        >>> torch.equal(smooth, cross_entropy(output, torch.tensor([[0.95, 0.05]])))
+        True
+
+    Source: `szegedy2016`, section 7, for label smoothing.
+    """
+    return F.cross_entropy(output, target, label_smoothing=smoothing)
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -57,4 +83,4 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 def signed_targets(classes: Tensor, output: Tensor) -> Tensor:
     """Return +1 at the class and -1 elsewhere, of the shape (N, K) and the dtype of `output`."""
-    return torch.full_like(output, -1.0, requires_grad=False).scatter_(1, classes[:, None], 1.0)
+    return torch.full_like(output, -1.0, requires_grad=False).scatter(1, classes[:, None], 1.0)

@@ -10,7 +10,7 @@ from normlib.book.notebooks.blocks import MystError
 from normlib.book.notebooks.export import check_all, export, main, write_all
 from normlib.book.notebooks.leftovers import leftovers
 from normlib.book.site import Site
-from normlib.lab.provenance import checkout
+from normlib.lab.code.provenance import checkout
 
 ROOT = checkout()
 CONFIG = """

@@ -2,68 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import os
 import re
-import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-HTML = ROOT / "_build" / "html"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 EXTERNAL = re.compile(r"""<(?:script|img|iframe|link)[^>]*\s(?:src|href)=["'](?:https?:)?//""")
-
-
-@pytest.fixture(scope="module")
-def site() -> Path:
-    """Build the book of this checkout (what has not changed is kept)."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-n", "-W", "--keep-going"]
-    environment = {name: value for name, value in os.environ.items() if name != "NORMLIB_RESULTS"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return HTML
-
-
-@pytest.fixture(scope="module")
-def pages(site: Path) -> list[str]:
-    return sorted(str(path.relative_to(site)) for path in (site / "chapters").glob("*.html"))
-
-
-@pytest.fixture(scope="module")
-def address(site: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.mark.slow
@@ -85,13 +30,6 @@ def test_figures_have_alt_texts_captions_and_links_that_lead_somewhere(site: Pat
             assert 'class="caption-text"' in figure, page
             record = re.search(r'href="([^"]+)">record<', figure)
             assert record and (site / page).parent.joinpath(record[1]).resolve().is_file(), page
-
-
-@pytest.mark.slow
-def test_the_scoreboard_counts_every_claim_of_the_ledger(site: Path) -> None:
-    index, ledger = ((site / "chapters" / f"{name}.html").read_text() for name in ("index", "claims"))
-    total = re.search(r"<strong>all</strong></p></td>\s*<td[^>]*><p><strong>(\d+)</strong>", index)
-    assert total and int(total[1]) == ledger.count('class="ledger-entry')
 
 
 @pytest.mark.slow

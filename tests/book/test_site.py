@@ -5,7 +5,7 @@ import yaml
 
 from normlib.book.site import Site
 from normlib.errors import NormlibError
-from normlib.lab.provenance import checkout
+from normlib.lab.code.provenance import checkout
 
 
 def write(folder, text):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from normlib.cli import main
-from normlib.lab import records
+from normlib.lab.records import store as records
 from normlib.studies import STUDIES
 
 STUDY = "lecun1998.rates"

@@ -19,7 +19,7 @@ from normlib.gallery import FAULTS, Fault, faults, scoreboard
 from normlib.gallery.running import GraphInBuffers, LateBuffers, Textbook
 from normlib.gallery.samples import noise
 from normlib.gallery.table import FAMILIES
-from normlib.lab.digest import modules_behind
+from normlib.lab.code.digest import modules_behind
 
 PACKAGE = Path(normlib.__file__).parent
 EACH = pytest.mark.parametrize("fault", [pytest.param(fault, id=name) for name, fault in FAULTS.items()])

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from normlib.lab import Record, Store
-from normlib.lab.executors import process_pool
+from normlib.lab.running.executors import process_pool
 
 HERE = str(Path(__file__).parent)
 collect_ignore = ["toy_studies.py"]  # collected as a module of tests it would be imported, and declared, twice
-if HERE not in sys.path:
-    sys.path.append(HERE)
+for folder in (HERE, str(Path(HERE) / "exchange")):
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 @pytest.fixture

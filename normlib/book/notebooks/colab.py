@@ -19,7 +19,7 @@ if importlib.util.find_spec("normlib") is None:
 import torch
 
 import normlib
-from normlib.lab.provenance import best_device, device_name, git_state
+from normlib.lab.code.provenance import best_device, device_name, git_state
 
 device = best_device()
 os.environ.setdefault("NORMLIB_PRESET", "laptop" if device == "cuda" else "quick")

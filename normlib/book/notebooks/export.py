@@ -25,7 +25,7 @@ from normlib.book.notebooks.leftovers import leftovers
 from normlib.book.notebooks.markdown import Converter
 from normlib.book.site import Site
 from normlib.errors import NormlibError
-from normlib.lab.provenance import checkout
+from normlib.lab.code.provenance import checkout
 
 CHAPTERS = "chapters"
 BIBLIOGRAPHY = "references.bib"

@@ -13,10 +13,11 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 from normlib.book.display import IN_BOOK
-from normlib.book.pages import reference_style
+from normlib.book.pages import reference_style, shown
 from normlib.book.pages.freshness import cache_folder, page_digest
 from normlib.book.pages.furniture import closing, opening
 from normlib.book.pages.links import RECORDS
+from normlib.book.pages.markup import Article, Heading, depart_article, depart_heading, visit_article, visit_heading
 from normlib.lab.records import Store
 
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
@@ -32,10 +33,16 @@ def setup(app: Sphinx) -> dict[str, Any]:
     reference_style.register()
     app.add_config_value("normlib_cache", "_build/cache", "env")
     app.connect("config-inited", _vendor_static_files)
+    app.add_node(Article, html=(visit_article, depart_article))
+    app.add_node(Heading, html=(visit_heading, depart_heading))
     app.connect("env-get-outdated", _outdated_pages)
+    app.connect("env-get-outdated", shown.reread_after_removal)
+    app.connect("env-before-read-docs", shown.read_overviews_last)
+    app.connect("env-purge-doc", shown.forget)
     app.connect("source-read", _prepare_page)
     app.connect("doctree-resolved", _check_alt_texts)
     app.connect("html-page-context", _mend_for_screen_readers)
+    app.connect("html-page-context", _add_filter)
     app.connect("build-finished", _copy_records)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
 
@@ -108,6 +115,12 @@ def _mend_for_screen_readers(app: Sphinx, page: str, template: str, context: dic
     """Take the roles off reference lists, which docutils calls lists without list items."""
     for old, new in MENDED.items() if "body" in context else ():
         context["body"] = context["body"].replace(old, new)
+
+
+def _add_filter(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Load the script of the ledger on the page that has one."""
+    if 'class="claim-filter"' in context.get("body", ""):
+        app.add_js_file("ledger.js", loading_method="defer")
 
 
 def _copy_records(app: Sphinx, exception: Exception | None) -> None:

@@ -14,13 +14,13 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from normlib.lab.digest import source_digest
+from normlib.lab.code.digest import source_digest
 from normlib.lab.records import committed_results
 from normlib.studies import STUDIES
 
 CELL = re.compile(r"^(?P<fence>`{3,})\{code-cell\}[^\n]*\n(?P<body>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"\A(---\n.*?\n---\n|(:[\w-]+:[^\n]*\n)+)", re.DOTALL)
-WHOLE_LEDGER = ("scoreboard", "claims_table")
+OVERVIEWS = ("scoreboard", "claims_table", "figures_table")
 DRAWING_PACKAGES = ("torch", "numpy", "matplotlib", "seaborn", "pandas", "scipy")
 KEPT = 3
 
@@ -32,12 +32,14 @@ def cells_of(text: str) -> str:
     return "\n".join(lines)
 
 
+def is_overview(text: str) -> bool:
+    """Tell whether a page gathers what the other pages show, so that it has to be read after them."""
+    return any(isinstance(node, ast.Name) and node.id in OVERVIEWS for node in ast.walk(ast.parse(cells_of(text))))
+
+
 def studies_of(code: str) -> list[str]:
-    """List the studies that the code names, or all of them if it shows the ledger."""
+    """List the studies that the code names."""
     tree = ast.parse(code)
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    if names & set(WHOLE_LEDGER):
-        return list(STUDIES)
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return [study for study in STUDIES if study in texts]
 

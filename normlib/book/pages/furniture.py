@@ -9,8 +9,8 @@ from collections import defaultdict
 from normlib.book.pages.freshness import cells_of, studies_of
 from normlib.book.site import Site
 from normlib.lab import PRESETS, Store
-from normlib.lab.provenance import git_state
-from normlib.lab.results import duration
+from normlib.lab.code.provenance import git_state
+from normlib.lab.reading.results import duration
 from normlib.studies import get_study
 
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)

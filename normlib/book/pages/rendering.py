@@ -8,36 +8,46 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 
+from normlib.book.pages.figures import figure_nodes
+from normlib.book.pages.ledger import ledger_nodes
 from normlib.book.pages.links import claims_page, links_of
-from normlib.book.payload import MIME_TYPE, TABLE_MIME_TYPE, VERDICT_MARKS, ClaimLine, Shown, StudyPage
+from normlib.book.pages.markup import badge, link, parsed, sentence, separated
+from normlib.book.pages.scoreboard import scoreboard_nodes
+from normlib.book.pages.shown import remember
+from normlib.book.payload import MIME_TYPE, OVERVIEW_MIME_TYPE, ClaimLine, Shown, StudyPage
 from normlib.lab.style import dark
+
+OVERVIEWS = {"claims": ledger_nodes, "figures": figure_nodes, "scoreboard": scoreboard_nodes}
 
 
 class FigureRenderer:
     """The plug-in of MyST-NB for the two kinds of output of this package."""
 
-    mime_priority_overrides: ClassVar[Sequence[tuple[str, str, int | None]]] = [("*", MIME_TYPE, 1), ("*", TABLE_MIME_TYPE, 1)]
+    mime_priority_overrides: ClassVar[Sequence[tuple[str, str, int | None]]] = [
+        ("*", MIME_TYPE, 1),
+        ("*", OVERVIEW_MIME_TYPE, 1),
+    ]
 
     @staticmethod
     def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Element] | None:
-        """Render a study or a table of claims as nodes; leave every other type to others."""
+        """Render a study or an overview of all as nodes; leave every other type to others."""
         if data.mime_type == MIME_TYPE:
             return _study_nodes(renderer, StudyPage.from_json(data.content), data.line or 0)
-        if data.mime_type == TABLE_MIME_TYPE:
-            claims = [ClaimLine(**line) for line in data.content["claims"]]
-            return _parsed(renderer, "\n\n".join(_ledger_entry(claim) for claim in claims), data.line or 0)
+        if data.mime_type == OVERVIEW_MIME_TYPE:
+            return OVERVIEWS[data.content["view"]](renderer, data.content["studies"], data.line or 0)
         return None
 
 
 def _study_nodes(renderer: Any, page: StudyPage, line: int) -> list[nodes.Element]:
     images = {shown.record: _write_images(renderer, page, shown) for shown in (page.shown, page.live) if shown}
+    remember(renderer.renderer.sphinx_env, page, images[page.shown.record])
     first = _figure(page, page.shown, images[page.shown.record][0], name=page.anchor)
     if page.live:
         second = _figure(page, page.live, images[page.live.record][0], name=None)
         text = _tabs([(f"Recorded at {page.shown.preset}", first), (f"Measured in this build ({page.live.preset})", second)])
     else:
         text = first
-    found = _parsed(renderer, text + "\n\n" + _verdict_list(page), line)
+    found = parsed(renderer, text + "\n\n" + _verdict_list(page), line)
     figures = [figure for node in found for figure in node.findall(nodes.figure)]
     for figure, shown in zip(figures, [s for s in (page.shown, page.live) if s], strict=True):
         _add_dark_twin(figure, *images[shown.record])
@@ -72,47 +82,13 @@ def _tabs(items: list[tuple[str, str]]) -> str:
 def _verdict_list(page: StudyPage) -> str:
     if not page.claims:
         return ""
-    entries = "\n".join(f"- {_badge(c)} {c.statement} *{_measured(c)}* {claims_page(c.anchor)}" for c in page.claims)
+    entries = "\n".join(f"- {badge(c.verdict)} {c.statement} *{_measured(c)}* {claims_page(c.anchor)}" for c in page.claims)
     return f":::{{div}} verdicts\n{entries}\n:::"
-
-
-def _badge(claim: ClaimLine) -> str:
-    return f"{{bdg-{VERDICT_MARKS[claim.verdict]}}}`{claim.verdict}`"
 
 
 def _measured(claim: ClaimLine) -> str:
     """Write what was measured as one sentence, with its note."""
-    text = f"{claim.effect}; {claim.note}" if claim.note else claim.effect
-    first = text[:1].upper() if text[:1].isascii() else text[:1]
-    return f"{first}{text[1:].rstrip('.')}." if text else "Not measured yet."
-
-
-def _ledger_entry(claim: ClaimLine) -> str:
-    """Write one claim of the ledger: statement and verdict first, criterion and numbers below."""
-    return (
-        f"({claim.anchor})=\n"
-        f":::{{div}} ledger-entry\n"
-        f"{_badge(claim)} **{claim.statement}** {{cite:p}}`{claim.by}`\n\n"
-        f"**Criterion.** {claim.criterion[:1].upper()}{claim.criterion[1:].rstrip('.')}.\n\n"
-        f"**Measured.** {_measured(claim)}\n\n"
-        f"*{_source(claim)}* Study {{ref}}`{claim.id.partition('/')[0]} <fig-{_slug(claim)}>`\n"
-        f":::"
-    )
-
-
-def _source(claim: ClaimLine) -> str:
-    return f"{claim.provenance[0].upper()}{claim.provenance[1:]}." if claim.provenance else "No records."
-
-
-def _slug(claim: ClaimLine) -> str:
-    return claim.id.partition("/")[0].replace(".", "-").replace("_", "-")
-
-
-def _parsed(renderer: Any, text: str, line: int) -> list[nodes.Element]:
-    holder = nodes.Element()
-    with renderer.renderer.current_node_context(holder):
-        renderer.renderer.nested_render_text(text, line)
-    return [child for child in holder.children if isinstance(child, nodes.Element)]
+    return sentence(f"{claim.effect}; {claim.note}" if claim.note else claim.effect) or "Not measured yet."
 
 
 def _add_dark_twin(figure: nodes.figure, light: str, night: str) -> None:
@@ -139,9 +115,5 @@ def _unnumbered(figure: nodes.figure) -> nodes.container:
 
 def _legend(renderer: Any, page: StudyPage, shown: Shown) -> nodes.legend:
     """Say below the caption where the numbers come from, and link to code, record and notebook."""
-    line = nodes.paragraph("", "", nodes.Text(f"{shown.provenance[0].upper()}{shown.provenance[1:]}. "))
-    for number, (label, target) in enumerate(links_of(renderer.renderer.sphinx_env, page, shown)):
-        if number:
-            line += nodes.Text(" · ")
-        line += nodes.reference("", label, refuri=target, classes=["study-link"])
-    return nodes.legend("", line)
+    links = [link(label, target, "study-link") for label, target in links_of(renderer.renderer.sphinx_env, page, shown)]
+    return nodes.legend("", nodes.paragraph("", "", nodes.Text(f"{sentence(shown.provenance)} "), *separated(links)))

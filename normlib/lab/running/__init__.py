@@ -1,0 +1,1 @@
+"""Running: what is missing, where trials run, and what happens there."""
