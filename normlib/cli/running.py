@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,9 @@ from normlib.cli.common import (
 from normlib.errors import NormlibError
 
 if TYPE_CHECKING:
-    from normlib.lab import Outcome
+    from normlib.lab import Outcome, Record
 
-BENCHES = {"layers": "notes.speed", "weights": "notes.standardization_cost"}
+BENCHES = {"layers": "notes.speed", "weights": "notes.standardization_cost", "seeds": "notes.seeds_together"}
 
 
 def declare(commands: Commands) -> None:
@@ -52,7 +53,9 @@ def declare_run(commands: Commands) -> None:
 def declare_bench(commands: Commands) -> None:
     """Add `bench`."""
     parser = add_command(commands, "bench", bench, "time what the library adds, against what people use today")
-    parser.add_argument("what", nargs="?", choices=BENCHES, default="layers")
+    parser.add_argument(
+        "what", nargs="?", choices=[*BENCHES, "lab"], default="layers", help="what to time (lab: the engine itself)"
+    )
     parser.add_argument("--preset", choices=PRESET_NAMES, default="laptop", help="sizes and repetitions (default: laptop)")
     parser.add_argument("--device", default="cpu")
 
@@ -113,21 +116,41 @@ def told(outcome: Outcome) -> str:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure on this machine, whatever records there are, and print what was measured."""
-    from rich.table import Table
-
     from normlib import lab
     from normlib.studies import get_study
 
+    if options.what == "lab":
+        from normlib.lab.running.benchmark import lab_costs
+
+        columns = lab_costs()
+        _print_rows([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+        return 0
     study = get_study(BENCHES[options.what])
     with tempfile.TemporaryDirectory() as folder:
         store = lab.Store(Path(folder))
         outcome = lab.run(study, options.preset, store=store, device=options.device, seeds=1, progress=sys.stderr.isatty())
-        rows = [{**{f: r.config[f] for f in study.vary}, **r.table} for r in store.read(study.id, options.preset)]
+        records = store.read(study.id, options.preset)
+    _print_rows([row for record in records for row in _rows(record, study.vary)])
+    print(told(outcome))
+    return 130 if outcome.interrupted else 1 if outcome.failures else 0
+
+
+def _rows(record: Record, factors: Iterable[str]) -> list[dict[str, object]]:
+    """Lay out a record: one row, or as many as its columns are long."""
+    rows = max((len(v) for v in record.table.values() if isinstance(v, list)), default=1)
+    table = {name: value if isinstance(value, list) else [value] * rows for name, value in record.table.items()}
+    settings = {name: record.config[name] for name in factors}
+    return [{**settings, **{name: column[i] for name, column in table.items()}} for i in range(rows)]
+
+
+def _print_rows(rows: Sequence[Mapping[str, object]]) -> None:
+    from rich.table import Table
+
+    from normlib import lab
+
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(*columns, box=None, header_style="bold")
     for row in rows:
         values = (row.get(name, "–") for name in columns)
         table.add_row(*(lab.number(v) if isinstance(v, float) else str(v) for v in values))
     print_table(table)
-    print(told(outcome))
-    return 130 if outcome.interrupted else 1 if outcome.failures else 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from normlib.errors import NormlibError
-from normlib.lab.code.syntax import bound_names, counted_nodes, dotted, dump, flat, is_call_of, owner_of, registry_entries
+from normlib.lab.code.syntax import bound_names, facts, flat, is_call_of, owner_of, registry_entries
 
 PACKAGE = "normlib"
 NAMELESS = "_"  # the parts of a study, and loop variables nobody reads: never used by name
@@ -172,24 +172,21 @@ class _Reach:
         if entries is not None:
             self.registries.append(entries)
             return
-        text = dump(statement)
-        self.parts[key] = self.parts.get(key, "") + hashlib.sha256(text.encode()).hexdigest()[:16]
-        nodes = counted_nodes(statement)
+        found = facts(statement)
+        self.parts[key] = self.parts.get(key, "") + found.digest
         imports = dict(module.imports)
-        for node in nodes:
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                imports |= module.imported(node)
-        for node in nodes:
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                self.strings.add(node.value)
-            elif isinstance(node, ast.Attribute):
-                self._follow_attribute(imports, dotted(node))
-            elif isinstance(node, ast.Name) and node.id in module.definitions and node.id != NAMELESS:
-                self.visit_name(module.name, node.id)
-            elif isinstance(node, ast.Name) and imports.get(node.id, ("", None))[1] is not None:
-                self._follow_import(imports[node.id])
+        for inner in found.imports:
+            imports |= module.imported(inner)
+        self.strings |= found.strings
+        for chain in sorted(found.chains):
+            self._follow_attribute(imports, chain)
+        for name in sorted(found.names):
+            if name in module.definitions and name != NAMELESS:
+                self.visit_name(module.name, name)
+            elif imports.get(name, ("", None))[1] is not None:
+                self._follow_import(imports[name])
 
-    def _follow_attribute(self, imports: dict[str, tuple[str, str | None]], names: list[str]) -> None:
+    def _follow_attribute(self, imports: dict[str, tuple[str, str | None]], names: tuple[str, ...]) -> None:
         """Follow `a.b.c` through modules to the first name that is none."""
         source, name = imports.get(names[0], ("", None)) if names else ("", None)
         place = f"{source}.{name}" if name else source

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 SKIPPED_FIELDS = {"ctx", "type_comment", "kind", "type_ignores", "returns", "annotation"}
@@ -104,3 +107,35 @@ def counted_nodes(node: ast.AST) -> list[ast.AST]:
             if isinstance(item, ast.AST):
                 out += counted_nodes(item)
     return out
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a digest needs to know of a statement.
+
+    Attributes:
+        digest: of its code.
+        imports: the import statements inside.
+        strings: the texts inside.
+        chains: `a.b.c`, as its names.
+        names: the names that are read or bound.
+    """
+
+    digest: str
+    imports: tuple[ast.Import | ast.ImportFrom, ...]
+    strings: frozenset[str]
+    chains: frozenset[tuple[str, ...]]
+    names: frozenset[str]
+
+
+@cache
+def facts(statement: ast.stmt) -> Facts:
+    """Read a statement, once: the same one is reached from many trials."""
+    nodes = counted_nodes(statement)
+    return Facts(
+        hashlib.sha256(dump(statement).encode()).hexdigest()[:16],
+        tuple(node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))),
+        frozenset(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)),
+        frozenset(tuple(dotted(node)) for node in nodes if isinstance(node, ast.Attribute)),
+        frozenset(node.id for node in nodes if isinstance(node, ast.Name)),
+    )
