@@ -11,8 +11,8 @@ import pytest
 
 from normlib.book.payload import StudyPage, study_page
 from normlib.lab import PRESETS, Record, Store, Study, Verdict, run
-from normlib.lab.records import committed_results
 from normlib.lab.reading.results import best_records
+from normlib.lab.records import committed_results
 from normlib.lab.style import DARK, PAPER, dark, to_svg
 from normlib.studies import STUDIES, get_study
 
