@@ -109,21 +109,24 @@ def code_of(study_id: str, config: dict[str, Any]) -> str:
     return get_study(study_id).code(config)
 
 
-endless = declare("endless", how=["fine", "sleeps", "loops", "deaf"])
+endless = declare("endless", how=["fine", "sleeps", "loops", "deaf", "greedy"])
 
 
 @endless.trial
 def _(c: Config, seed: int) -> dict[str, Any]:
-    if c.how != "fine" and mark(c.how):
-        if c.how == "deaf":  # as a loop inside a C library: no signal and no exception arrives
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-            time.sleep(60)
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                time.sleep(60 if c.how == "sleeps" else 0)
-            except Exception:
-                continue
+    if (Path(os.environ["TOY_FOLDER"]) / f"{c.how}-cured").exists() or c.how == "fine":
+        return {"x": 1}
+    if c.how == "greedy":
+        sum(range(10**12))  # never lets go of the interpreter
+    if c.how == "deaf":  # no signal arrives
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        time.sleep(60)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            time.sleep(60 if c.how == "sleeps" else 0)
+        except Exception:
+            continue
     return {"x": 1}
 
 
@@ -147,3 +150,41 @@ together = declare("together", arm=[1, 2])
 def _(c: Config, seeds: list[int]) -> list[dict[str, Any]]:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return [{"x": c.arm * torch.rand(2, generator=g).numpy()} for g in generators]
+
+
+poison = declare("poison", how=["a", "dies", "b", "exits", "c"])
+
+
+@poison.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    if c.how == "dies":
+        os._exit(9)
+    if c.how == "exits":
+        raise SystemExit(0)
+    return {"x": 1}
+
+
+rude = declare("rude", how=["fine", "leaves", "exits", "unprintable", "surrogate", "note", "ragged", "clash"])
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@rude.trial
+def _(c: Config, seed: int) -> dict[str, Any]:
+    if c.how == "leaves":
+        os.chdir("/")
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+    if c.how == "exits":
+        raise SystemExit(0)
+    if c.how == "unprintable":
+        raise UnprintableError
+    if c.how == "note":
+        c.note("function", len)
+    tables: dict[str, dict[str, Any]] = {
+        "surrogate": {"x": "\ud800"}, "ragged": {"x": [1, 2], "y": [1]}, "clash": {"how": "other"},
+    }  # fmt: skip
+    return tables.get(c.how, {"x": 1})

@@ -91,6 +91,16 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def has_device(device: str) -> bool:
+    """Tell whether torch can use a device here: "cpu", "cuda", "cuda:1", "mps"."""
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        return torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()
+    return kind == "cpu" or torch.backends.mps.is_available()
+
+
 def start_peak_memory(device: str) -> None:
     """Start the GPU's count of its peak memory anew, so that each trial has its own."""
     if device.startswith("cuda"):
@@ -104,7 +114,7 @@ def peak_memory_mb(device: str) -> float:
     if device.startswith("cuda"):
         import torch
 
-        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     try:
         import resource
     except ImportError:  # Windows keeps no such count

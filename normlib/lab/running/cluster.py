@@ -27,12 +27,16 @@ class ClusterError(NormlibError):
     """The cluster cannot be reached, went away, or has no worker that can be used."""
 
 
-class RefusedWorkerWarning(UserWarning):
+class ClusterWarning(UserWarning):
+    """The cluster does less than it could."""
+
+
+class RefusedWorkerWarning(ClusterWarning):
     """A worker of the cluster has other code and gets no trials."""
 
 
 @contextmanager
-def dask_cluster(address: str) -> Iterator[tuple[Executor, Callable[[bool], int]]]:
+def dask_cluster(address: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
     """Connect to a Dask scheduler and open an executor on its workers.
 
     Args:
@@ -83,10 +87,11 @@ class ClusterExecutor(Executor):
         self._turn = threading.RLock()
         self._calls: dict[Future[Any], _Call] = {}
         self._seen: tuple[float, dict[str, int]] = (-math.inf, {})
+        self._told = False
         self.refused: set[str] = set()
 
-    def slots(self, ahead: bool) -> int:
-        """Return how many tasks to keep in flight: the threads of the usable workers, twice that if some may wait there.
+    def slots(self) -> int:
+        """Return how many tasks to keep in flight: twice the threads of the usable workers.
 
         The engine asks at every turn, so this is also where calls are taken from workers that are gone.
 
@@ -101,7 +106,7 @@ class ClusterExecutor(Executor):
         for outer, call in stranded:
             self._client.cancel([call.inner], force=True)
             self._hand_out(outer, call.send)
-        return max(1, sum(usable.values())) * (1 + ahead)
+        return 2 * max(1, sum(usable.values()))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Hand a call to the cluster.
@@ -131,6 +136,9 @@ class ClusterExecutor(Executor):
         usable = {worker: threads for worker, threads in self._seen[1].items() if worker not in self.refused}
         if self.refused and not usable:
             raise _no_worker(self.refused)
+        if not usable and not self._told:
+            warnings.warn("the cluster has no workers yet; waiting for one", ClusterWarning, stacklevel=3)
+        self._told = not usable
         return usable
 
     def _hand_out(self, outer: Future[Any], send: Callable[..., Any]) -> None:

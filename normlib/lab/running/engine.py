@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,16 +18,14 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from normlib.errors import NormlibError, unknown
-from normlib.lab.code.provenance import best_device, git_state
+from normlib.lab.code.provenance import best_device, git_state, has_device
 from normlib.lab.records import Record, Store, record_key
-from normlib.lab.running.executors import Place, choose_place, packed, processes
-from normlib.lab.running.trial import Task, execute, is_out_of_memory
+from normlib.lab.running.dispatch import measured
+from normlib.lab.running.executors import Place, choose_place
+from normlib.lab.running.trial import Task
 from normlib.lab.study import PRESETS, Study
 
-RETRIES = 2
-LOOK = 5.0  # seconds between two looks at the clock while trials run
 Trial = tuple[dict[str, Any], int]
-Bodies = list[dict[str, Any]]
 
 
 class LabWarning(UserWarning):
@@ -96,7 +94,7 @@ def run(
         raise unknown("preset", preset, PRESETS)
     _check_positive(seeds=seeds, workers=workers, time_limit=time_limit)
     job = _Job(study, preset, store or Store.default(), _checked_device(device, preset, cluster), seeds, time_limit, deadline)
-    place = choose_place(preset, job.device, 1 if study.kind == "timing" else workers, executor, cluster)
+    place = choose_place(preset, job.device, 1 if study.kind == "timing" else workers, executor, cluster, time_limit is not None)
     outcome = Outcome(study.id, preset, skipped=len(job.trials) - len(pending := job.pending()))
     if pending:
         with _turn(job, wait_for_others) as ours:
@@ -127,10 +125,11 @@ class _Job:
         return self.study.trials(self.preset, self.seeds)
 
     def pending(self) -> list[Trial]:
-        """List the trials without a fresh record that is no failure."""
+        """List the trials without a fresh record that is no failure; those that failed before come last."""
         records = self.store.read(self.study.id, self.preset)
         done = {r.key for r in records if r.status != "failed" and self.study.is_fresh(r)}
-        return [t for t in self.trials if self.key(t) not in done]
+        failed = {r.key for r in records if r.status == "failed"}
+        return sorted((t for t in self.trials if self.key(t) not in done), key=lambda t: self.key(t) in failed)
 
     def key(self, trial: Trial) -> str:
         return record_key(self.study.id, self.preset, *trial, self.study.code(trial[0]))
@@ -145,7 +144,6 @@ class _Job:
         about = (self.study.module, self.study.id, self.preset)
         return [Task(*about, c, tuple(s), self.device, self.study.code(c), self.limit) for c, s in groups.values()]
 
-    @property
     def is_over(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
 
@@ -161,7 +159,7 @@ def _run_pending(job: _Job, pending: list[Trial], place: Place, progress: bool, 
     commit, dirty = git_state()
     bar = tqdm(total=len(pending), desc=f"{job.study.id} {job.preset}", unit="trial", disable=not progress)
     try:
-        for body in _measured(job, job.tasks(pending), place):
+        for body in (body for bodies in measured(job.tasks(pending), place, job.is_over) for body in bodies):
             record = Record(**body, commit=commit, dirty=dirty)
             job.store.append(record)
             bar.update()
@@ -175,74 +173,6 @@ def _run_pending(job: _Job, pending: list[Trial], place: Place, progress: bool, 
         outcome.ran = sum(job.key(trial) in kept for trial in pending)
     finally:
         bar.close()
-
-
-def _measured(job: _Job, tasks: list[Task], place: Place) -> Iterator[dict[str, Any]]:
-    """Yield the bodies of all records; on a GPU the first trial shows how many fit, and what found no memory runs again alone."""
-    if place.measures_first and tasks:
-        first, tasks = tasks[:1], tasks[1:]
-        for bodies in _completed(job, first, place):
-            yield from bodies
-            place = packed(bodies[0], len(tasks))
-    crowded: list[Task] = []
-    for bodies in _completed(job, tasks, place, crowded if place.is_shared else None):
-        yield from bodies
-    for bodies in _completed(job, crowded, processes(1)):
-        yield from bodies
-
-
-def _completed(job: _Job, tasks: list[Task], place: Place, crowded: list[Task] | None = None) -> Iterator[Bodies]:
-    """Yield results as they complete; when a worker dies, start anew with the tasks that it took down.
-
-    A task that ran out of memory goes to `crowded`, if there is such a list, instead of being yielded.
-    """
-    waiting = list(tasks)
-    for attempt in range(RETRIES + 1):
-        lost: list[Task] = []
-        for task, result in _attempt(job, waiting, place):
-            if isinstance(result, BaseException):
-                lost.append(task)
-            elif crowded is not None and is_out_of_memory(result[0]["reason"]):
-                crowded.append(task)
-            else:
-                yield result
-        waiting = lost + waiting
-        if not waiting or job.is_over:
-            return
-        if attempt == RETRIES:
-            raise NormlibError(
-                f"{job.study.id}: workers died {RETRIES + 1} times (killed, or out of memory?); {len(waiting)} trials are left. "
-                "What was measured is kept; run the same command again, perhaps with fewer --workers."
-            )
-
-
-def _attempt(job: _Job, waiting: list[Task], place: Place) -> Iterator[tuple[Task, Bodies | BaseException]]:
-    """Hand out tasks from `waiting`, which it empties, until an executor breaks; yield each with its bodies, or as lost."""
-    with place.open() as (executor, slots):
-        running: dict[Future[Any], tuple[Task, float]] = {}
-        while waiting or running:
-            width = slots(job.limit is None)
-            while waiting and len(running) < width and not job.is_over:
-                try:
-                    future = executor.submit(execute, waiting[0])
-                except BrokenExecutor:
-                    break
-                running[future] = (waiting.pop(0), time.monotonic())
-            if not running:
-                return
-            for future in wait(running, timeout=LOOK, return_when=FIRST_COMPLETED).done:
-                task, begun = running.pop(future)
-                try:
-                    yield task, future.result()
-                except BrokenExecutor as broken:
-                    age = time.monotonic() - begun
-                    hung = task.limit is not None and age >= task.limit
-                    yield task, _hung(task, age) if hung else broken
-
-
-def _hung(task: Task, age: float) -> Bodies:
-    reason = f"TimeLimit: it took longer than {task.limit:g} s and did not answer to being interrupted; its worker was ended"
-    return task.failed(reason, age)
 
 
 @contextmanager
@@ -282,10 +212,11 @@ def _check_positive(**numbers: float | None) -> None:
 
 def _checked_device(device: str | None, preset: str, cluster: str | None) -> str | None:
     """Choose the device; on a cluster a worker's own machine decides what there is."""
-    if device is not None and device.partition(":")[0] not in ("cpu", "cuda", "mps"):
-        raise unknown("device", device, ("cpu", "cuda", "mps"))
     if device is None:
         return "cpu" if preset == "quick" else None if cluster else best_device()
-    if device.startswith("cuda") and not cluster and best_device() != "cuda":
-        raise NormlibError(f"device {device!r} was asked for, but torch finds no CUDA GPU here; use --device cpu")
+    kind, colon, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and index.isdigit())):
+        raise unknown("device", device, ("cpu", "cuda", "cuda:0", "mps"))
+    if not cluster and not has_device(device):
+        raise NormlibError(f"device {device!r} was asked for, but torch finds none here; use --device cpu")
     return device

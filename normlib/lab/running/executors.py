@@ -14,9 +14,10 @@ from typing import Any
 
 from normlib.lab.running.limits import make_expendable
 
-Slots = Callable[[bool], int]
-"""How many tasks to keep in flight: with True some may wait at a worker, so that it never does; with False each has begun."""
+Slots = Callable[[], int]
+"""How many tasks to keep in flight: more than there are workers, so that none has to wait for its next one."""
 
+Open = Callable[[], AbstractContextManager[tuple[Executor, Slots]]]
 GIVEN_SLOTS = 64
 CONTEXT_MB = 700  # what a process takes of a GPU before its first tensor
 WORTH_PACKING = 30.0  # seconds of work left below which starting processes on a GPU does not pay
@@ -28,11 +29,13 @@ class Place:
 
     Args:
         open: opens an executor, with a function that says how many tasks to keep in flight; called again after a worker died.
+        open_alone: opens one for a task that shall have no company; None takes `open`, with one task in flight.
         is_shared: several trials may share one machine's memory.
         measures_first: the number of processes is not known before a first trial was measured.
     """
 
-    open: Callable[[], AbstractContextManager[tuple[Executor, Slots]]]
+    open: Open
+    open_alone: Open | None = None
     is_shared: bool = False
     measures_first: bool = False
 
@@ -51,7 +54,12 @@ class InlineExecutor(Executor):
 
 
 def choose_place(
-    preset: str, device: str | None, workers: int | None, executor: Executor | None = None, cluster: str | None = None
+    preset: str,
+    device: str | None,
+    workers: int | None,
+    executor: Executor | None = None,
+    cluster: str | None = None,
+    expendable: bool = False,
 ) -> Place:
     """Choose where trials run.
 
@@ -61,6 +69,7 @@ def choose_place(
         workers: number of processes; None decides by preset and device.
         executor: an executor to use instead.
         cluster: address of a Dask scheduler to use instead.
+        expendable: run in worker processes even where one is enough, so that one that hangs can be ended.
     """
     if executor is not None:
         return given(executor)
@@ -70,15 +79,17 @@ def choose_place(
         return Place(lambda: dask_cluster(cluster), is_shared=True)
     if workers is None:
         on_gpu = (device or "cpu") != "cpu"
-        if on_gpu and preset != "quick":
+        if on_gpu and preset != "quick" and not expendable:
             return Place(inline, measures_first=True)
-        workers = 1 if preset == "quick" else os.cpu_count() or 1
-    return processes(workers)
+        workers = 1 if preset == "quick" or on_gpu else os.cpu_count() or 1
+    return processes(workers, expendable)
 
 
-def processes(workers: int) -> Place:
-    """Return a place of so many processes; one means this process."""
-    return Place(inline) if workers == 1 else Place(lambda: _processes(workers), is_shared=True)
+def processes(workers: int, expendable: bool = False) -> Place:
+    """Return a place of so many processes; one means this process, unless it has to be expendable."""
+    if workers == 1:
+        return Place(lambda: _processes(1)) if expendable else Place(inline)
+    return Place(lambda: _processes(workers), lambda: _processes(1), is_shared=True)
 
 
 def given(executor: Executor) -> Place:
@@ -86,7 +97,7 @@ def given(executor: Executor) -> Place:
 
     @contextmanager
     def open_executor() -> Iterator[tuple[Executor, Slots]]:
-        yield executor, lambda ahead: GIVEN_SLOTS
+        yield executor, lambda: GIVEN_SLOTS
 
     return Place(open_executor)
 
@@ -94,14 +105,14 @@ def given(executor: Executor) -> Place:
 @contextmanager
 def inline() -> Iterator[tuple[Executor, Slots]]:
     """Open an executor in this process."""
-    yield InlineExecutor(), lambda ahead: 1
+    yield InlineExecutor(), lambda: 1
 
 
 @contextmanager
 def _processes(workers: int) -> Iterator[tuple[Executor, Slots]]:
     pool = process_pool(workers)
     try:
-        yield pool, lambda ahead: workers * (1 + ahead)
+        yield pool, lambda: 2 * workers
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -134,12 +145,13 @@ def packing(seconds: float, peak_mb: float, tasks: int, free_mb: float, cores: i
     return max(1, min(fitting, cores, tasks, 8))
 
 
-def packed(body: dict[str, Any], tasks: int) -> Place:
-    """Return the place for the tasks that are left on a GPU, after a first one was measured."""
+def packed(bodies: list[dict[str, Any]], tasks: int, device: str | None = None) -> Place:
+    """Return the place for the tasks that are left on a GPU, after the records of a first one."""
     import torch
 
-    free_mb = torch.cuda.mem_get_info()[0] / 1e6 if torch.cuda.is_available() else 0.0
-    return processes(packing(body["seconds"], body["peak_mb"], tasks, free_mb, os.cpu_count() or 1))
+    free_mb = torch.cuda.mem_get_info(device)[0] / 1e6 if torch.cuda.is_available() else 0.0
+    seconds = sum(body["seconds"] for body in bodies)
+    return processes(packing(seconds, bodies[0]["peak_mb"], tasks, free_mb, os.cpu_count() or 1))
 
 
 def process_pool(workers: int) -> Executor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _expendable = False  # whether this process is a worker that somebody replaces when it ends
@@ -23,6 +26,11 @@ def make_expendable() -> None:
     _expendable = True
 
 
+def is_expendable() -> bool:
+    """Tell whether this process is such a worker, or one of Dask's that its nanny starts again."""
+    return _expendable or _has_nanny()
+
+
 def hard_limit(limit: float) -> float:
     """Return when a worker is ended whose trial does not answer to being interrupted, in seconds from its start."""
     return limit + max(2.0, 0.1 * limit)
@@ -34,7 +42,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
     In the main thread a signal interrupts, also in mid-sleep; in another thread an exception is set, which Python raises between
     two of its instructions. Code that returns to Python from neither (a loop inside a C library) can only be stopped with its
-    process: a worker ends itself at `hard_limit`.
+    process: a worker ends at `hard_limit`, by a clock that does not need the interpreter.
 
     Args:
         seconds: the limit; None for none.
@@ -45,28 +53,30 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    last_resort = threading.Timer(hard_limit(seconds), _end_process)
-    last_resort.daemon = True
-    last_resort.start()
     by_signal = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-    try:
-        with _by_signal(seconds) if by_signal else _by_exception(seconds):
+    with _last_resort(hard_limit(seconds)), _by_signal(seconds) if by_signal else _by_exception(seconds):
+        yield
+
+
+@contextmanager
+def _last_resort(seconds: float) -> Iterator[None]:
+    """End this process if it is expendable and still here after so many seconds."""
+    if not is_expendable():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
             yield
-    finally:
-        last_resort.cancel()
-
-
-def _end_process() -> None:
-    if _expendable or _has_nanny():
-        os._exit(70)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _has_nanny() -> bool:
-    """Tell whether this is a Dask worker that its nanny starts again."""
-    try:
-        from distributed import worker
-    except ImportError:
+    if "distributed" not in sys.modules:
         return False
+    from distributed import worker
+
     return any(getattr(w, "nanny", None) for w in worker.Worker._instances)
 
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ import torch
 from normlib.errors import NormlibError
 from normlib.lab.code.provenance import best_device, device_name, peak_memory_mb, start_peak_memory, versions
 from normlib.lab.config import Config, Diverged
-from normlib.lab.records import pack_table
-from normlib.lab.running.limits import OutOfTime, time_limit
+from normlib.lab.records import Record, pack_table
+from normlib.lab.running.limits import OutOfTime, is_expendable, time_limit
 from normlib.lab.study import Study
+from normlib.lab.table import check_columns
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 _ALONE = threading.Lock()  # one trial at a time in a process: the random generators and the thread count are the process's own
@@ -82,47 +84,64 @@ class Task:
 def execute(task: Task) -> list[dict[str, Any]]:
     """Run a task here and return the body of one record for each of its seeds.
 
+    Whatever the trial does, short of ending the process, becomes a record.
+
     Raises:
         OtherCodeError: the code here is not that of the one who asks.
     """
-    importlib.import_module(task.module)
-    study = Study.instances[task.study]
-    code = study.code(task.config)
-    if task.code not in (None, code):
-        raise OtherCodeError(f"the code of {task.study} on {worker_name()} is {code}, not {task.code}", worker_name())
+    study, code = _study_here(task)
     device = task.device or best_device()
     settings = Config(task.config, device)
-    with _ALONE, _threads(device, study.kind):
-        started = _now()
+    with _ALONE, _undone(), _threads(device, study.kind):
+        started, dtype = _now(), _dtype()
         start_peak_memory(device)
         clock = time.perf_counter()
         seed_everything(task.seeds[0])
         status, reason, tables = _measure(study, settings, task)
         seconds = round((time.perf_counter() - clock) / len(task.seeds), 3)
+        peak = peak_memory_mb(device)
     together = {"together": len(task.seeds)} if len(task.seeds) > 1 else {}
     about = {
         "code": code,
         "device": device_name(device),
-        "dtype": _dtype(),
+        "dtype": dtype,
         "start": started,
         "seconds": seconds,
-        "peak_mb": peak_memory_mb(device),
+        "peak_mb": peak,
         "notes": {**settings.notes, **together},
         "versions": versions(),
     }
-    return [task.body(seed, status, reason, table, about) for seed, table in zip(task.seeds, tables, strict=True)]
+    bodies = [task.body(seed, status, reason, table, about) for seed, table in zip(task.seeds, tables, strict=True)]
+    return [_recordable(body) for body in bodies]
+
+
+def _study_here(task: Task) -> tuple[Study, str]:
+    """Return the study as it is here, with the digest of its code."""
+    try:
+        importlib.import_module(task.module)
+        study = Study.instances[task.study]
+        code = study.code(task.config)
+    except Exception as error:
+        if task.code is None:
+            raise
+        raise OtherCodeError(f"{worker_name()} has no {task.study} ({_reason(error)})", worker_name()) from None
+    if task.code not in (None, code):
+        raise OtherCodeError(f"the code of {task.study} on {worker_name()} is {code}, not {task.code}", worker_name())
+    return study, code
 
 
 def _measure(study: Study, settings: Config, task: Task) -> tuple[str, str | None, list[dict[str, Any]]]:
     nothing: list[dict[str, Any]] = [{} for _ in task.seeds]
     try:
         with time_limit(task.limit):
-            return "ok", None, [pack_table(table) for table in study.measure(settings, task.seeds)]
+            return "ok", None, [_packed(task, table) for table in study.measure(settings, task.seeds)]
     except Diverged as diverged:
         return _diverged(diverged, task)
     except OutOfTime:
         return "failed", f"TimeLimit: it took longer than {task.limit:g} s, the time limit of this run", nothing
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not is_expendable():
+            raise
         reason = _reason(error)
     if is_out_of_memory(reason):
         gc.collect()
@@ -136,14 +155,34 @@ def _diverged(diverged: Diverged, task: Task) -> tuple[str, str | None, list[dic
         reason = "a trial of several seeds raised Diverged, which would stop them all; return what each seed has measured instead"
         return "failed", reason, [{} for _ in task.seeds]
     try:
-        return "diverged", diverged.reason, [pack_table(diverged.table)]
+        return "diverged", str(diverged.reason), [_packed(task, diverged.table)]
     except Exception as error:
         return "failed", _reason(error), [{}]
 
 
-def _reason(error: Exception) -> str:
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+def _packed(task: Task, table: Mapping[str, Any]) -> dict[str, Any]:
+    packed = pack_table(table)
+    check_columns(task.study, {**task.config, "seed": None, "status": None}, packed)
+    return packed
+
+
+def _recordable(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body that can be written: one with notes or columns that cannot becomes a failure that says so."""
+    try:
+        Record(**body).to_line().encode("utf-8")
+    except Exception as error:
+        return {**body, "status": "failed", "reason": _reason(error), "table": {}, "notes": {}}
+    return body
+
+
+def _reason(error: BaseException) -> str:
+    """Say what was raised and where, whatever the exception makes of being printed."""
+    try:
+        said = str(error).encode("utf-8", "replace").decode()
+    except Exception:
+        said = "(it cannot be printed)"
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    return f"{type(error).__name__}: {said}" + "".join(f" ({frame.name}, line {frame.lineno})" for frame in place)
 
 
 def is_out_of_memory(reason: str | None) -> bool:
@@ -166,6 +205,18 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def _undone() -> Iterator[None]:
+    """Undo what a trial changes in its process and leaves behind, which would change the next one's numbers."""
+    dtype, grad, folder = torch.get_default_dtype(), torch.is_grad_enabled(), Path.cwd()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        os.chdir(folder)
 
 
 @contextmanager

@@ -185,7 +185,7 @@ def test_trials_meant_for_a_worker_that_died_go_to_one_that_came_later(
         return done
 
     monkeypatch.setattr(store, "append", replace_the_good_one)
-    monkeypatch.setattr("normlib.lab.running.engine.LOOK", 0.5)
+    monkeypatch.setattr("normlib.lab.running.dispatch.LOOK", 0.5)
     with pytest.warns(RefusedWorkerWarning):
         assert run(toys.slow, store=store, cluster=address).ran == 12
     assert sorted(r.config["i"] for r in records_of(toys.slow, store)) == list(range(12))

@@ -214,8 +214,30 @@ class Graveyard(Executor):
 
 
 def test_workers_that_always_die_are_told(store: Store) -> None:
-    with pytest.raises(NormlibError, match=r"workers died 3 times .* 3 trials are left"):
+    with pytest.raises(NormlibError, match="3 trials in a row ended their worker"):
         run(toys.noise, store=store, executor=Graveyard())
+    assert [r.status for r in store.read("toy.noise", "quick")] == ["failed"] * 2
+
+
+class Closed(Executor):
+    """An executor that starts no worker."""
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        raise BrokenExecutor("no worker")
+
+
+def test_workers_that_cannot_be_started_are_told(store: Store) -> None:
+    with pytest.raises(NormlibError, match="no worker could be started; 3 trials are left"):
+        run(toys.noise, store=store, executor=Closed())
+
+
+def test_a_trial_that_ends_every_worker_is_named_and_the_others_run(store: Store, toy_folder: Path) -> None:
+    outcome = run(toys.poison, store=store, workers=2, device="cpu")
+    by_how = {r.config["how"]: r for r in records_of(toys.poison, store)}
+    assert {how: r.status for how, r in by_how.items()} == {"a": "ok", "b": "ok", "c": "ok", "dies": "failed", "exits": "failed"}
+    assert "WorkerDied: 2 workers that ran nothing else died of it" in (by_how["dies"].reason or "")
+    assert "SystemExit: 0" in (by_how["exits"].reason or "")
+    assert (outcome.ran, outcome.left, len(outcome.failures)) == (5, 0, 2)
 
 
 COMMAND = """
@@ -299,8 +321,11 @@ def test_bad_arguments_are_told(store: Store) -> None:
         run(toys.noise, "quik", store=store)
     with pytest.raises(UnknownNameError, match=r"preset of toy\.noise named 'full'"):
         run(toys.noise, "full", store=store)
-    with pytest.raises(UnknownNameError, match="no device named 'cpuu'; did you mean 'cpu'"):
-        run(toys.noise, store=store, device="cpuu")
+    for device in ("cpuu", "cpu:0", "cuda:x"):
+        with pytest.raises(UnknownNameError, match=f"no device named '{device}'; did you mean"):
+            run(toys.noise, store=store, device=device)
+    with pytest.raises(NormlibError, match="torch finds none here"):
+        run(toys.noise, store=store, device="cuda:99")
     with pytest.raises(NormlibError, match="workers=0"):
         run(toys.noise, store=store, workers=0)
     for seeds in (0, -1):
@@ -357,11 +382,11 @@ def test_a_trial_of_seeds_must_answer_for_each(store: Store) -> None:
 def test_the_first_trial_on_a_gpu_says_how_many_share_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[dict[str, Any], int]] = []
 
-    def note(body: dict[str, Any], tasks: int) -> Place:
-        asked.append((body, tasks))
+    def note(bodies: list[dict[str, Any]], tasks: int, device: str | None) -> Place:
+        asked.append((bodies[0], tasks))
         return processes(1)
 
-    monkeypatch.setattr("normlib.lab.running.engine.packed", note)
+    monkeypatch.setattr("normlib.lab.running.dispatch.packed", note)
     monkeypatch.setattr("normlib.lab.running.engine.choose_place", lambda *_: Place(inline, measures_first=True))
     assert run(toys.noise, store=store, seeds=2).ran == 6
     assert [(body["config"], left) for body, left in asked] == [({"arm": 1}, 5)]
@@ -417,3 +442,39 @@ def test_a_clock_that_jumps_spoils_neither_times_nor_choices(store: Store, monke
     assert [r.start[:4] for r in records] == ["2030", "1999", "2050"]
     assert all(0 <= r.seconds < 5 for r in records)
     assert run(toys.noise, store=store).skipped == 3
+
+
+# -- trials that misbehave -----------------------------------------------------------------------------------------------
+
+
+def test_whatever_a_trial_does_is_a_record(store: Store) -> None:
+    outcome = run(toys.rude, store=store)
+    by_how = {r.config["how"]: r for r in records_of(toys.rude, store)}
+    assert by_how.pop("fine").status == by_how.pop("leaves").status == "ok"
+    reasons = {how: r.reason or "" for how, r in by_how.items()}
+    assert {r.status for r in by_how.values()} == {"failed"}
+    assert "SystemExit: 0" in reasons["exits"]
+    assert "UnprintableError: (it cannot be printed)" in reasons["unprintable"]
+    assert "surrogates not allowed" in reasons["surrogate"]
+    assert "cannot be recorded" in reasons["note"]
+    assert "different lengths: [1, 2]" in reasons["ragged"]
+    assert "columns named like settings: ['how']" in reasons["clash"]
+    assert (outcome.ran, outcome.left, len(outcome.failures)) == (8, 0, 6)
+
+
+def test_what_a_trial_leaves_behind_does_not_reach_the_next(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(toys.rude, store=Store("relative"))
+    records = {r.config["how"]: r for r in Store(tmp_path / "relative").read("toy.rude", "quick")}
+    assert len(records) == 8
+    assert {r.dtype for r in records.values()} == {"float32"}
+    assert Path.cwd() == tmp_path
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_failed_before_is_tried_last(store: Store, toy_folder: Path) -> None:
+    run(toys.moody, store=store)
+    store.drop("toy.moody", "quick", lambda r: r.config["mood"] == "diverges")
+    trials = _Job(toys.moody, "quick", store, "cpu", None, None, None).pending()
+    assert [config["mood"] for config, _ in trials] == ["diverges", "raises", "unwritable"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -57,29 +56,35 @@ def test_what_ends_in_time_is_left_alone(in_thread: bool) -> None:
         assert threading.active_count() <= before
 
 
+def cure(folder: Path, *hows: str) -> None:
+    for how in hows:
+        (folder / f"{how}-cured").write_text("")
+
+
 def test_a_trial_that_hangs_fails_with_its_reason_and_the_run_goes_on(store: Store, toy_folder: Path) -> None:
-    os.environ["TOY_FOLDER"] = str(toy_folder)
-    for how in ("deaf", "loops"):  # these two go well: their marks are there already
-        (toy_folder / how).write_text("")
-    outcome = run(toys.endless, store=store, time_limit=0.5)
-    assert (outcome.ran, outcome.left, len(outcome.failures)) == (4, 0, 1)
+    cure(toy_folder, "deaf", "loops", "greedy")
+    outcome = run(toys.endless, store=store, workers=2, device="cpu", time_limit=1)
+    assert (outcome.ran, outcome.left, len(outcome.failures)) == (5, 0, 1)
     assert "'sleeps'" in outcome.failures[0]
-    assert "TimeLimit: it took longer than 0.5 s" in outcome.failures[0]
+    assert "TimeLimit: it took longer than 1 s" in outcome.failures[0]
+    cure(toy_folder, "sleeps")
     assert run(toys.endless, store=store).ran == 1  # it is tried again, and goes well now
     assert {r.status for r in store.read("toy.endless", "quick")} == {"ok"}
 
 
 def test_a_worker_whose_trial_cannot_be_interrupted_is_ended(store: Store, toy_folder: Path) -> None:
-    clock = time.monotonic()
-    outcome = run(toys.endless, store=store, workers=2, time_limit=3, device="cpu")
-    assert time.monotonic() - clock < 45
+    outcome = run(toys.endless, store=store, time_limit=2)  # quick runs in this process, but not with a time limit
     by_how = {r.config["how"]: r for r in store.read("toy.endless", "quick")}
-    assert (outcome.ran, outcome.left) == (4, 0)
+    assert (outcome.ran, outcome.left) == (5, 0)
     assert by_how["fine"].status == "ok"
-    assert {how for how, r in by_how.items() if r.status == "failed"} == {"sleeps", "loops", "deaf"}
-    assert "its worker was ended" in (by_how["deaf"].reason or "")
-    assert by_how["deaf"].seconds >= hard_limit(3) - 0.5
-    assert run(toys.endless, store=store).ran == 3
+    assert {how for how, r in by_how.items() if r.status == "failed"} == {"sleeps", "loops", "deaf", "greedy"}
+    for how in ("deaf", "greedy"):
+        assert "its worker was ended" in (by_how[how].reason or "")
+        assert by_how[how].seconds >= hard_limit(2) - 0.5
+    for how in ("sleeps", "loops"):
+        assert "the time limit of this run" in (by_how[how].reason or "")
+    cure(toy_folder, "sleeps", "loops", "deaf", "greedy")
+    assert run(toys.endless, store=store).ran == 4
     assert {r.status for r in store.read("toy.endless", "quick")} == {"ok"}
 
 
