@@ -7,12 +7,13 @@ it runs. What is slow to import is imported within the functions, so that a slip
 from __future__ import annotations
 
 import argparse
-import sys
+import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from normlib.cli import bundles, comparing, progress, reading, running
+from normlib.cli.common import flush_output, tell
 from normlib.errors import NormlibError
 
 
@@ -20,24 +21,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when all was done, 1 when trials failed or are left to do, 2 when the input could not be used, 130 on Ctrl-C.
+        0 when all was done, 1 when trials failed or are left to do, 2 when the input could not be used or the output could not
+        be written, 130 on Ctrl-C.
     """
     warnings.showwarning = _print_warning
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        return _run(options)
     except NormlibError as error:
-        print(f"normlib: {error}", file=sys.stderr)
+        tell(f"normlib: {error}")
         return 2
     except KeyboardInterrupt:
-        print("normlib: interrupted", file=sys.stderr)
+        tell("normlib: interrupted")
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        tell(f"normlib: the command could not go on: {error}")
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        status: int = options.command(options)
+    except OSError:
+        with contextlib.suppress(OSError):  # the first error is told
+            flush_output()
+        raise
+    flush_output()
+    return status
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"normlib: warning: {message}", file=sys.stderr)
+    tell(f"normlib: warning: {message}")
 
 
 def _parser() -> argparse.ArgumentParser:

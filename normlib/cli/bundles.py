@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from normlib.cli.common import Commands, add_command, add_results, add_studies, chosen_presets, chosen_studies
+from normlib.cli.common import Commands, add_command, add_results, add_studies, chosen_presets, chosen_studies, tell
 
 
 def declare(commands: Commands) -> None:
@@ -54,7 +53,7 @@ def import_bundle(options: argparse.Namespace) -> int:
 
     found = take(options.file, Store.default(options.results), STUDIES, keep_sound=options.keep_sound, stale=options.stale)
     for text in summary(found.findings):
-        print(f"  {text}", file=sys.stderr)
+        tell(f"  {text}")
     left = {fault: found.count(fault) for fault in ("duplicate", "stale", *REFUSED)}
     words = {"duplicate": "there already"}
     parts = [f"{len(found.taken)} taken", *(f"{count} {words.get(fault, fault)}" for fault, count in left.items() if count)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from normlib.errors import NormlibError, unknown
 
@@ -77,8 +79,36 @@ def seconds(text: str, option: str) -> float:
         raise NormlibError(f"{option} {text!r} is no duration; write a number with a unit, such as 90s, 20m or 2h") from None
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a standard stream is a terminal; one that the caller closed (`normlib list >&-`) is None, and is none."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def tell(text: str) -> None:
+    """Print one message on the standard error, if there is one that takes it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def flush_output() -> None:
+    """Write what was printed and is still held back, so that a full disk is told by the command and not after it.
+
+    Raises:
+        OSError: it could not be written; it goes to nowhere, as it would be tried once more when Python ends.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
+
+
 def print_table(table: Table, width: int = 160) -> None:
     """Print a table as wide as the terminal, or as `width` where the output goes to a file."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else width, markup=False).print(table)
+    Console(width=None if is_terminal(sys.stdout) else width, markup=False).print(table)

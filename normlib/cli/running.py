@@ -18,6 +18,7 @@ from normlib.cli.common import (
     add_studies,
     chosen_presets,
     chosen_studies,
+    is_terminal,
     print_table,
     seconds,
 )
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
             cluster=options.cluster,
             time_limit=limit,
             deadline=deadline,
-            progress=sys.stderr.isatty(),
+            progress=is_terminal(sys.stderr),
             wait_for_others=wait,
         )
         if outcome.busy and not wait:  # another process has it: take the others first, so that two processes share the work
@@ -128,7 +129,7 @@ def bench(options: argparse.Namespace) -> int:
     study = get_study(BENCHES[options.what])
     with tempfile.TemporaryDirectory() as folder:
         store = lab.Store(Path(folder))
-        outcome = lab.run(study, options.preset, store=store, device=options.device, seeds=1, progress=sys.stderr.isatty())
+        outcome = lab.run(study, options.preset, store=store, device=options.device, seeds=1, progress=is_terminal(sys.stderr))
         records = store.read(study.id, options.preset)
     _print_rows([row for record in records for row in _rows(record, study.vary)])
     print(told(outcome))

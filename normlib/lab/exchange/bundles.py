@@ -55,6 +55,20 @@ class Manifest:
         return sum(member.lines for member in self.members)
 
 
+def plain(text: str, longest: int = 500) -> str:
+    r"""Make text that others wrote fit to be printed: control characters are escaped, and what is too long is cut.
+
+    Example:
+        >>> plain("a\x1b[2Jb é")
+        'a\\x1b[2Jb é'
+        >>> plain("abcdef", longest=3)
+        'abc…'
+    """
+    start = text[:longest]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in start)
+    return shown + ("…" if len(text) > longest else "")
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that a bundle holds and that was not taken as it is.
@@ -72,7 +86,7 @@ class Finding:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.member}{'' if self.line is None else f':{self.line}'}: {self.fault}, {self.reason}"
+        return plain(f"{self.member}{'' if self.line is None else f':{self.line}'}: {self.fault}, {self.reason}")
 
 
 @dataclass(frozen=True)

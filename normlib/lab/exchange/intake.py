@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from normlib.errors import NormlibError, unknown
-from normlib.lab.exchange.bundles import Bundle, Finding, Line
+from normlib.lab.exchange.bundles import Bundle, Finding, Line, plain
 from normlib.lab.exchange.unpacking import read_bundle
 from normlib.lab.records.record import Record
 from normlib.lab.records.store import Store
@@ -105,6 +105,8 @@ def _refusal(source: Path | str, refused: list[Finding], sound: int) -> str:
 def summary(findings: list[Finding]) -> list[str]:
     """Write findings for a reader, one line for each member, fault and reason, with the numbers of the lines.
 
+    Names and reasons come from the bundle: what is no printable character is escaped.
+
     Example:
         >>> summary([Finding("stale", "a.jsonl", n, "other code") for n in (1, 2, 3, 7)])
         ['a.jsonl:1-3,7: stale, other code']
@@ -113,7 +115,7 @@ def summary(findings: list[Finding]) -> list[str]:
     for finding in findings:
         lines = groups.setdefault((finding.member, finding.fault, finding.reason), [])
         lines += [] if finding.line is None else [finding.line]
-    return [f"{member}{_ranges(lines)}: {fault}, {reason}" for (member, fault, reason), lines in groups.items()]
+    return [f"{plain(member)}{_ranges(lines)}: {fault}, {plain(reason)}" for (member, fault, reason), lines in groups.items()]
 
 
 def _ranges(lines: list[int]) -> str:

@@ -30,11 +30,13 @@ class Store:
     Args:
         folder: where new records go; made when the first one comes.
         fallbacks: folders that are read as well, such as the records that came with the package.
+
+    Relative paths are relative to where the process is now, also after a trial has gone elsewhere (`os.chdir`).
     """
 
     def __init__(self, folder: Path | str, fallbacks: Iterable[Path | str] = ()) -> None:
-        self.folder = Path(folder)
-        self.fallbacks = [Path(f) for f in fallbacks if Path(f) != self.folder]
+        self.folder = Path(folder).absolute()
+        self.fallbacks = [path for path in (Path(f).absolute() for f in fallbacks) if path != self.folder]
         self._known: dict[Path, tuple[Stamp, set[str]]] = {}
 
     @classmethod
@@ -81,19 +83,20 @@ class Store:
 
         Raises:
             NormlibError: the lines of a file could not be written whole; that file is as it was before, the files of the
-                studies before it in the list have theirs.
+                studies before it in the list have theirs. Or a record cannot be written as a line; nothing was written.
         """
         records = list(records)
+        lines = [record.to_line() for record in records]  # before anything is written
         added = [False] * len(records)
         places: dict[Path, list[int]] = {}
         for place, record in enumerate(records):
             places.setdefault(self.path(record.study, record.preset), []).append(place)
         for path, group in places.items():
-            for place, written in zip(group, self._append_to(path, [records[i] for i in group]), strict=True):
+            for place, written in zip(group, self._append_to(path, [(records[i], lines[i]) for i in group]), strict=True):
                 added[place] = written
         return added
 
-    def _append_to(self, path: Path, records: list[Record]) -> list[bool]:
+    def _append_to(self, path: Path, records: list[tuple[Record, str]]) -> list[bool]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
@@ -101,10 +104,10 @@ class Store:
                 added: list[bool] = []
                 lines: list[str] = []
                 finished: set[str] = set()
-                for record in records:
+                for record, line in records:
                     added.append(record.key not in there and record.key not in finished)
                     if added[-1]:
-                        lines.append(record.to_line())
+                        lines.append(line)
                         finished |= {record.key} if record.status != "failed" else set()
                 if lines:
                     _append_bytes(path, "".join(lines).encode("utf-8"))
@@ -113,7 +116,7 @@ class Store:
         except OSError as error:
             what = "record" if len(records) == 1 else f"{len(records)} records"
             raise NormlibError(
-                f"the {what} of {records[0].study} could not be written to {path}: {error}. Nothing was half-written; "
+                f"the {what} of {records[0][0].study} could not be written to {path}: {error}. Nothing was half-written; "
                 "free some space or choose another folder with --results, then run the same command again."
             ) from error
         return added
@@ -128,24 +131,22 @@ class Store:
         return known[1]
 
     def drop(self, study: str, preset: str, unwanted: Callable[[Record], bool]) -> None:
-        """Write the growing file anew without some records, in one step; lines that cannot be read stay as they are."""
+        """Write the growing file anew without some records, in one step; lines that cannot be read stay as they are.
+
+        Without such records nothing is touched, so that a folder may be read-only.
+
+        Raises:
+            NormlibError: the file could not be read or written anew; it is as it was.
+        """
         path = self.path(study, preset)
-        if not path.is_file():
-            return
-        with FileLock(f"{path}.lock"):
-            lines = path.read_bytes()[: _whole_size(path)].splitlines(keepends=True)
-            kept = [line for line in lines if (record := _readable(line)) is None or not unwanted(record)]
-            if len(kept) == len(lines):
+        try:
+            if not path.is_file() or _without(path, unwanted) is None:
                 return
-            fresh = path.with_suffix(".tmp")
-            try:
-                with fresh.open("wb") as file:
-                    file.writelines(kept)
-                    file.flush()
-                    os.fsync(file.fileno())
-                fresh.replace(path)
-            except OSError as error:
-                raise NormlibError(f"{path} could not be written anew: {error}; it is as it was") from error
+            with FileLock(f"{path}.lock"):
+                if (kept := _without(path, unwanted)) is not None:  # another process may have dropped them since
+                    _write_anew(path, kept)
+        except OSError as error:
+            raise NormlibError(f"{path} could not be written anew: {error}; it is as it was") from error
 
     def files(self) -> Iterator[Path]:
         """List the record files in reach, each study and preset once, the growing folder first."""
@@ -168,6 +169,26 @@ def _readable(line: bytes) -> Record | None:
         return Record.from_line(line.decode("utf-8"))
     except UNUSABLE:
         return None
+
+
+def _without(path: Path, unwanted: Callable[[Record], bool]) -> list[bytes] | None:
+    """Return the whole lines of a file without some records; None if it has no such record."""
+    lines = path.read_bytes()[: _whole_size(path)].splitlines(keepends=True)
+    kept = [line for line in lines if (record := _readable(line)) is None or not unwanted(record)]
+    return None if len(kept) == len(lines) else kept
+
+
+def _write_anew(path: Path, lines: list[bytes]) -> None:
+    target = path.resolve()  # a link stays one
+    fresh = target.with_suffix(".tmp")
+    try:
+        with fresh.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def read_lines(path: Path) -> list[tuple[bytes, Record]]:

@@ -5,72 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bundle_files import DATE, NAME, Members, forged, manifest, members_of, pack
 
 from normlib.errors import NormlibError
 from normlib.lab import Record, RecordWarning, Store
 from normlib.lab.exchange.bundles import BUNDLE_SCHEMA, MANIFEST, Finding, write_bundle
 from normlib.lab.exchange.unpacking import read_bundle
-from normlib.lab.records.record import SCHEMA, _canonical, _checksum
+from normlib.lab.records.record import SCHEMA
 
 Make = Callable[..., Record]
-Members = dict[str, bytes]
-NAME = "records/toy.record/quick.jsonl"
-DATE = "2026-01-02T03:04:05+00:00"
-
-
-def members_of(bundle: Path) -> Members:
-    with zipfile.ZipFile(bundle) as file:
-        return {name: file.read(name) for name in file.namelist()}
-
-
-def pack(path: Path, members: Members) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members.items():
-            file.writestr(name, content)
-    return path
-
-
-def resealed(members: Members) -> Members:
-    """Make the manifest fit the members again, as someone would who changes records on purpose."""
-    manifest = json.loads(members[MANIFEST])
-    for member in manifest["members"]:
-        member["sha256"] = hashlib.sha256(members[member["name"]]).hexdigest()
-    return {**members, MANIFEST: json.dumps(manifest).encode()}
-
-
-def forged(line: bytes, **changes: Any) -> bytes:
-    """Change a line and give it the checksum that fits."""
-    body = {**json.loads(line), **changes}
-    body.pop("check")
-    return _canonical({**body, "check": _checksum(_canonical(body))}).encode()
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, store: Store, make_record: Make) -> Path:
-    """A bundle of three records."""
-    store.append_all(make_record(seed=seed) for seed in range(3))
-    write_bundle(tmp_path / "bundle.zip", store, ["toy.record"], ["quick"], DATE)
-    return tmp_path / "bundle.zip"
-
-
-@pytest.fixture
-def changed(bundle: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Pack the bundle anew with its second line changed."""
-
-    def change(edit: Callable[[bytes], bytes], seal: bool = True) -> Path:
-        members = members_of(bundle)
-        lines = members[NAME].split(b"\n")
-        lines[1] = edit(lines[1])
-        members[NAME] = b"\n".join(lines)
-        return pack(tmp_path / "changed.zip", resealed(members) if seal else members)
-
-    return change
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------
@@ -130,11 +78,6 @@ def test_a_path_of_any_letters_and_a_huge_line(tmp_path: Path, make_record: Make
 
 
 # -- what is no bundle ---------------------------------------------------------------------------------------------------
-
-
-def manifest(**changes: Any) -> bytes:
-    body = {"bundle": 1, "normlib": "0", "commit": None, "dirty": False, "created": DATE, "members": [], **changes}
-    return json.dumps({name: value for name, value in body.items() if value != "gone"}).encode()
 
 
 @pytest.mark.parametrize(
@@ -211,80 +154,3 @@ def test_a_line_of_another_study_is_foreign(changed: Callable[..., Path], make_r
     other = make_record(study="toy.other").to_line().strip().encode()
     [finding] = read_bundle(changed(lambda _: other)).findings
     assert finding == Finding("foreign", NAME, 2, "it is a record of toy.other at quick")
-
-
-# -- members -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_member_that_was_changed_is_named_and_its_sound_lines_are_still_told_apart(changed: Callable[..., Path]) -> None:
-    found = read_bundle(changed(lambda line: line.replace(b'"seed":1', b'"seed":2'), seal=False))
-    assert [(f.fault, f.line) for f in found.findings] == [("damaged", None), ("damaged", 2)]
-    assert "SHA-256" in found.findings[0].reason
-    assert len(found.records) == 2
-
-
-def test_a_line_that_was_taken_out_is_seen(bundle: Path, tmp_path: Path) -> None:
-    members = members_of(bundle)
-    members[NAME] = b"".join(members[NAME].splitlines(keepends=True)[:2])
-    [finding] = read_bundle(pack(tmp_path / "b.zip", members)).findings
-    assert "SHA-256" in finding.reason
-
-
-def test_a_torn_member_is_named(bundle: Path, tmp_path: Path) -> None:
-    members = members_of(bundle)
-    members[NAME] = members[NAME][:-20]
-    found = read_bundle(pack(tmp_path / "b.zip", resealed(members)))
-    assert [(f.fault, f.line) for f in found.findings] == [("damaged", 3)]
-    assert "torn" in found.findings[0].reason
-
-
-def test_a_member_that_is_missing_or_not_named_or_there_twice(bundle: Path, tmp_path: Path) -> None:
-    members = members_of(bundle)
-    missing = read_bundle(pack(tmp_path / "b.zip", {MANIFEST: members[MANIFEST]}))
-    assert [(f.fault, f.member) for f in missing.findings] == [("damaged", NAME)]
-    stray = read_bundle(pack(tmp_path / "b.zip", {**members, "extra.txt": b""}))
-    assert [(f.fault, f.member) for f in stray.findings] == [("foreign", "extra.txt")]
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(bundle, "a") as file:
-        file.writestr(NAME, members[NAME])
-    assert "twice" in read_bundle(bundle).findings[0].reason
-
-
-ESCAPES = [
-    "../../evil.jsonl",
-    "/etc/evil.jsonl",
-    "records/../toy.record/quick.jsonl",
-    "records/toy.record/../../x.jsonl",
-    "records\\toy.record\\quick.jsonl",
-    "records/toy.record/quick.jsonl/",
-    "records/toy/quick.jsonl",
-    "C:/x.jsonl",
-]
-
-
-@pytest.mark.parametrize("name", ESCAPES)
-def test_a_name_that_leads_elsewhere_is_not_read(bundle: Path, tmp_path: Path, name: str) -> None:
-    members = members_of(bundle)
-    body = json.loads(members.pop(MANIFEST))
-    body["members"][0]["name"] = name
-    found = read_bundle(pack(tmp_path / "b.zip", {MANIFEST: json.dumps(body).encode(), name: members[NAME]}))
-    assert found.records == []
-    assert ("foreign", name) in [(f.fault, f.member) for f in found.findings]
-
-
-def test_a_damaged_archive_is_told(bundle: Path, tmp_path: Path) -> None:
-    content = bytearray(bundle.read_bytes())
-    with zipfile.ZipFile(bundle) as file:
-        start = file.getinfo(NAME).header_offset + 30 + len(NAME)
-    for offset in (5, 60, 100):
-        content[start + offset] ^= 0xFF
-        (tmp_path / "b.zip").write_bytes(content)
-        found = read_bundle(tmp_path / "b.zip")
-        assert [(f.fault, f.member) for f in found.findings] == [("damaged", NAME)]
-        assert found.records == []
-
-
-def test_a_member_that_unpacks_without_end_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normlib.lab.exchange.unpacking.LARGEST", 1000)
-    [finding] = read_bundle(bundle).findings
-    assert (finding.fault, finding.member) == ("damaged", NAME)
-    assert "unpacks to more than" in finding.reason

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundle_files import forged, members_of, pack, resealed
 from bundle_worker import take_bundle
 
 from normlib.errors import NormlibError
@@ -109,6 +110,19 @@ def test_one_tampered_line_refuses_all_and_its_place_is_told(
     found = take(bundle, store, studies, keep_sound=True)
     assert found.taken == records[1:]
     assert found.count("damaged") == 2
+
+
+def test_a_record_that_no_store_could_hold_stops_all_before_anything_is_written(
+    store: Store, studies: dict[str, Study], records: list[Record], export: Callable[..., Path], tmp_path: Path
+) -> None:
+    members = members_of(export(records))
+    lines = members[NAME].splitlines()
+    members[NAME] = b"\n".join([*lines[:-1], forged(lines[-1], table={"x": {"a": 1}}), b""])
+    bundle = pack(tmp_path / "forged.zip", resealed(members))
+    with pytest.raises(RefusedBundleError, match=f"{NAME}:6: damaged, a trial returned dict"):
+        take(bundle, store, studies)
+    assert not store.folder.exists()
+    assert take(bundle, store, studies, keep_sound=True).taken == records[:-1]
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,7 @@ def test_a_failed_rewrite_leaves_the_file_as_it_was(store: Store, make_record: M
     with pytest.raises(NormlibError, match="it is as it was"):
         store.drop(*STUDY, lambda record: True)
     assert path.read_text() == make_record().to_line()
+    assert not list(path.parent.glob("*.tmp"))
 
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path, make_record: Make) -> None:
