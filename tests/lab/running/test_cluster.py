@@ -198,6 +198,19 @@ def test_a_cluster_of_other_code_alone_is_an_error(store: Store, cluster: Cluste
     assert not store.read("toy.noise", "quick")
 
 
+def test_a_worker_that_lacks_the_study_is_refused_and_memory_is_sought_on_the_cluster(
+    store: Store, cluster: Cluster, other_code: Path, toy_folder: Path
+) -> None:
+    module = other_code / "toy_studies.py"
+    module.write_text(module.read_text().replace('declare("hungry"', 'declare("thirsty"'))
+    good = cluster.worker()
+    cluster.worker(other_code)
+    with pytest.warns(RefusedWorkerWarning, match=r"tcp://\S+ has no toy\.hungry \(KeyError: 'toy\.hungry'"):
+        outcome = run(toys.hungry, store=store, cluster=cluster.wait_for(2))
+    assert (outcome.ran, outcome.left, len(outcome.failures)) == (4, 0, 1)
+    assert pids(toy_folder, "too-large") == {good.pid}  # again alone, and not in this process
+
+
 def test_an_address_where_nothing_answers_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normlib.lab.running.cluster.CONNECT_SECONDS", 1)
     with pytest.raises(ClusterError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):

@@ -241,7 +241,8 @@ def test_a_trial_that_ends_every_worker_is_named_and_the_others_run(store: Store
 
 
 COMMAND = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 from normlib.cli import main
 from normlib.studies import STUDIES
 STUDIES._targets["toy.slow"] = "toy_studies:slow"
