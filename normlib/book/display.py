@@ -10,8 +10,8 @@ from typing import Any
 
 from normlib.book.payload import MIME_TYPE, OVERVIEW_MIME_TYPE, ClaimLine, StudyPage, costs, study_page
 from normlib.errors import NormlibError
-from normlib.lab import Store, run
-from normlib.lab.reading.results import NoRecordsError, best_records, ledger, provenance_line
+from normlib.lab import Store, Study, run
+from normlib.lab.reading.results import Found, NoRecordsError, best_records, ledger, provenance_line
 from normlib.studies import STUDIES, get_study
 
 IN_BOOK = "NORMLIB_BOOK"
@@ -41,14 +41,14 @@ def show(study_id: str, preset: str | None = None) -> None:
         if outcome.failures:
             raise NormlibError(f"{study_id} at {live_preset}: " + "; ".join(outcome.failures))
     best = best_records(study, store, preset)
-    live = _live(study_id, store, live_preset) if best.preset != live_preset else None
+    live = _found(study, store, live_preset) if best.preset != live_preset else None
     _display_study(study_page(best, live, store))
 
 
-def _live(study_id: str, store: Store, preset: str) -> Any:
+def _found(study: Study, store: Store, preset: str) -> Found | None:
     try:
-        return best_records(get_study(study_id), store, preset)
-    except NormlibError:
+        return best_records(study, store, preset)
+    except NoRecordsError:
         return None
 
 
