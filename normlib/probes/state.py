@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,23 +61,6 @@ def call_on_copies(model: nn.Module, params: Mapping[str, Tensor], *args: Tensor
     """
     copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
     return functional_call(model, {**copies, **params}, args)
-
-
-@contextmanager
-def untracked(model: nn.Module) -> Iterator[nn.Module]:
-    """Take the running statistics out of the norms that are in train mode, which do not read them, and put them back.
-
-    A function that writes to a buffer cannot be mapped by `torch.vmap`; without the buffer there is nothing to write. Not for a
-    norm that reads its running statistics when training (batch renormalization); see `call_on_copies`.
-    """
-    with ExitStack() as stack:
-        for module in model.modules():
-            if module.training and getattr(module, "track_running_stats", False):
-                stack.callback(module.__dict__.update, track_running_stats=True)
-                stack.callback(module._buffers.update, dict(module._buffers))
-                module.__dict__["track_running_stats"] = False
-                module._buffers.update(dict.fromkeys(module._buffers))
-        yield model
 
 
 @torch.no_grad()

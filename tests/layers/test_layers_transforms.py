@@ -6,6 +6,7 @@ import copy
 import pickle
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from normlib.layers import make_norm, reference
-from normlib.probes.state import untracked
 from normlib.spec import split_spec
 
 CHANNELS, SHAPE = 4, (4, 4, 3, 2)
@@ -35,6 +35,23 @@ def quiet(case: Case, training: bool) -> nn.Module:
 def call(module: nn.Module, x: Tensor, formula: bool) -> Tensor:
     with reference(formula):
         return module(x)
+
+
+@contextmanager
+def untracked(model: nn.Module) -> Iterator[nn.Module]:
+    """Take the running statistics out of the norms that are in train mode, which do not read them, and put them back.
+
+    A function that writes to a buffer cannot be mapped by `torch.vmap`; without the buffer there is nothing to write. Not for a
+    norm that reads its running statistics when training (batch renormalization).
+    """
+    with ExitStack() as stack:
+        for module in model.modules():
+            if module.training and getattr(module, "track_running_stats", False):
+                stack.callback(module.__dict__.update, track_running_stats=True)
+                stack.callback(module._buffers.update, dict(module._buffers))
+                module.__dict__["track_running_stats"] = False
+                module._buffers.update(dict.fromkeys(module._buffers))
+        yield model
 
 
 def derivatives(y: Tensor, module: nn.Module, x: Tensor) -> list[Tensor]:
