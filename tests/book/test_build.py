@@ -109,7 +109,7 @@ def test_prose_is_read_anew_without_running_it(book: Book) -> None:
 
 @pytest.mark.slow
 def test_an_edited_drawing_reruns_the_pages_that_name_it_and_no_other(book: Book) -> None:
-    book.edit("normlib/studies/lecun1998.py", 'xlabel="learning rate"', 'xlabel="rate of learning"')
+    book.edit("normlib/studies/origins/lecun1998.py", 'xlabel="learning rate"', 'xlabel="rate of learning"')
     code, log = book.build()
     assert code == 0 and book.executed(log) == {"one", "claims", "figures", "index"}
     drawn = {

@@ -181,7 +181,7 @@ def test_a_damaged_bundle_is_not_compared(cli: Cli, folder: Path, tmp_path: Path
 
 
 def test_what_the_book_lacks_most_is_run_first(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = "normlib.studies.lecun1998:hessian_is_second_moment"
+    target = "normlib.studies.origins.lecun1998:hessian_is_second_moment"
     monkeypatch.setattr(STUDIES, "_targets", {STUDY: STUDIES._targets[STUDY], SECOND: target})
     assert cli("run", STUDY).code == 0
     for study in (STUDY, SECOND):

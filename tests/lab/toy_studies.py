@@ -14,7 +14,7 @@ import torch
 
 from normlib.lab import Config, Diverged, Drawing, Judgement, Record, Store, Study, judge_identity
 from normlib.studies import get_study
-from normlib.studies.looks import subplots
+from normlib.studies.common.looks import subplots
 
 PRESETS: Any = {"quick": {}, "laptop": {}, "full": None}
 

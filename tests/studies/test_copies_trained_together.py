@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from normlib.networks import MLP, ScaledTanh
-from normlib.studies import lecun1998_predicted, wadia2021
-from normlib.studies.lecun1998_images import closed_form, descend
+from normlib.studies.origins import lecun1998_predicted, wadia2021
+from normlib.studies.origins.lecun1998_images import closed_form, descend
 from normlib.training import squared_error, train
 
 

@@ -5,7 +5,7 @@ import torch
 
 from normlib.errors import UnknownNameError
 from normlib.lab import Config
-from normlib.studies.inputs import TREATMENTS, load, treat
+from normlib.studies.common.inputs import TREATMENTS, load, treat
 
 
 @pytest.fixture

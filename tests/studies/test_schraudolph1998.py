@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from normlib.studies.schraudolph1998 import ARMS, Network, identity_error, parity
+from normlib.studies.origins.schraudolph1998 import ARMS, Network, identity_error, parity
 
 
 def autograd_directions(net: Network, x: np.ndarray, target: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

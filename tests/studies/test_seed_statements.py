@@ -10,9 +10,9 @@ import torch
 
 from normlib.lab import Config, Study, Verdict
 from normlib.layers import batch_norm
-from normlib.studies import (
-    STUDIES,
-    get_study,
+from normlib.studies import STUDIES, get_study
+from normlib.studies.common.statements import at_most, gap, normal, through_network, verdict_counts
+from normlib.studies.drafts import (
     seed001_code,
     seed002_rank,
     seed002_signals,
@@ -22,7 +22,6 @@ from normlib.studies import (
     seed004_statistics,
     seed004_steps,
 )
-from normlib.studies.statements import at_most, gap, normal, through_network, verdict_counts
 
 OF_DRAFTS = [name for name in STUDIES if name.startswith("seed")]
 OF_DOTS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from normlib.studies.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import rates_in_words, tuned
 
 TABLE = pd.DataFrame(
     [

@@ -22,6 +22,7 @@ from normlib.errors import NormlibError
 from normlib.lab.code.syntax import bound_names, facts, flat, is_call_of, owner_of, registry_entries
 
 PACKAGE = "normlib"
+ROOMS = "normlib.studies."  # its folders are an order for readers: a study may move between them, and its records stay fresh
 NAMELESS = "_"  # the parts of a study, and loop variables nobody reads: never used by name
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +40,7 @@ def code_digest(functions: Iterable[Callable[..., Any]], strings: Iterable[str] 
     reach = _Reach()
     for function in functions:
         module = _module(function.__module__)
-        reach.visit_statement(module, _statement_of(module, function), key=f"{module.name}:root")
+        reach.visit_statement(module, _statement_of(module, function), key=f"{module.label}:root")
     reach.strings.update(strings)
     reach.close()
     return _hash(reach.parts)
@@ -63,9 +64,14 @@ def modules_behind(functions: Iterable[Callable[..., Any]]) -> list[str]:
     reach = _Reach()
     for function in functions:
         module = _module(function.__module__)
-        reach.visit_statement(module, _statement_of(module, function), key=f"{module.name}:root")
+        reach.visit_statement(module, _statement_of(module, function), key=f"{module.label}:root")
     reach.close()
     return sorted({key.partition(":")[0] for key in reach.parts})
+
+
+def _without_room(module: str) -> str:
+    """Name a module as its records know it: that of a study without the room it stands in."""
+    return ROOMS + module.rpartition(".")[2] if module.startswith(ROOMS) else module
 
 
 def _hash(parts: dict[str, str]) -> str:
@@ -78,6 +84,7 @@ class _Module:
 
     def __init__(self, name: str, tree: ast.Module) -> None:
         self.name = name
+        self.label = _without_room(name)
         self.tree = tree
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, tuple[str, str | None]] = {}
@@ -159,7 +166,7 @@ class _Reach:
                 return  # a trial's settings are in its record; the rest of a declaration does not bear on what it measures
             parts = module.parts.get(name, []) if self.with_parts else []
             for statement in module.definitions[name] + parts:
-                self.visit_statement(module, statement, key=f"{module_name}:{name}")
+                self.visit_statement(module, statement, key=f"{module.label}:{name}")
         elif name in module.imports:
             self._follow_import(module.imports[name])
         elif _exists(f"{module_name}.{name}"):

@@ -12,7 +12,7 @@ import pytest
 from normlib.errors import NormlibError, UnknownNameError
 from normlib.lab import Drawing, Judgement, Record, Store, Study, judge_identity, run
 from normlib.lab.reading.results import best_records, duration, ledger, provenance_line
-from normlib.studies.looks import subplots
+from normlib.studies.common.looks import subplots
 
 Make = Callable[..., Record]
 

@@ -1,0 +1,1 @@
+"""What studies of several rooms share: inputs, tuned rates, the look of figures, statements."""

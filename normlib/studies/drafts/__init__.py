@@ -1,0 +1,1 @@
+"""What the five drafts say, where it needs no training."""

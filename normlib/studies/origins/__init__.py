@@ -1,0 +1,1 @@
+"""The studies of chapter 1, Origins."""
