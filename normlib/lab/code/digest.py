@@ -66,7 +66,7 @@ def modules_behind(functions: Iterable[Callable[..., Any]]) -> list[str]:
         module = _module(function.__module__)
         reach.visit_statement(module, _statement_of(module, function), key=f"{module.label}:root")
     reach.close()
-    return sorted({key.partition(":")[0] for key in reach.parts})
+    return sorted(reach.modules)
 
 
 def _without_room(module: str) -> str:
@@ -133,6 +133,7 @@ class _Reach:
     """Everything that has been reached so far: hashed statements, strings, and registries met on the way."""
 
     parts: dict[str, str] = field(default_factory=dict)
+    modules: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
     registries: list[dict[str, str]] = field(default_factory=list)
     seen: set[tuple[str, str]] = field(default_factory=set)
@@ -180,6 +181,7 @@ class _Reach:
             self.registries.append(entries)
             return
         found = facts(statement)
+        self.modules.add(module.name)
         self.parts[key] = self.parts.get(key, "") + found.digest
         imports = dict(module.imports)
         for inner in found.imports:
