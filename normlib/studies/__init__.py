@@ -20,6 +20,7 @@ STUDIES = Registry(
         "he2015.depth": "normlib.studies.origins.he2015:depth",
         "wadia2021.whitening": "normlib.studies.origins.wadia2021:whitening",
         # 2 Batch Normalization
+        "gallery.batch_trained": "normlib.studies.batch.gallery_trained:trained",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
