@@ -23,6 +23,7 @@ STUDIES = Registry(
         "ioffe2015.inference": "normlib.studies.batch.ioffe2015_inference:inference",
         "ioffe2015.fig1": "normlib.studies.batch.ioffe2015_fig1:figure1",
         "notes.covariate_shift": "normlib.studies.batch.covariate_shift:covariate_shift",
+        "ioffe2015.backward": "normlib.studies.batch.ioffe2015_backward:backward",
         "gallery.batch": "normlib.studies.batch.gallery:batch",
         "gallery.batch_effects": "normlib.studies.batch.gallery_effects:effects",
         "gallery.batch_running": "normlib.studies.batch.gallery_effects:running",
