@@ -48,7 +48,7 @@ def _(table):
     for activation, name in ACTIVATIONS.items():
         for norm in ("none", "batch"):
             runs = large[(large.activation == activation) & (large.norm == norm)]
-            label = f"{name}, {'batch norm' if norm == 'batch' else 'no norm'}"
+            label = name + {"none": ", no norm", "batch": ", batch norm"}[norm]
             median_and_band(
                 left, runs, "layer", "gradient", color=norm_color(norm), linestyle=STYLES[activation], marker="", label=label
             )
