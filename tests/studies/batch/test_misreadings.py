@@ -72,11 +72,6 @@ def test_scaling_weights_against_each_other_sets_the_ratio_of_the_gradients_and_
     assert shifts / shifts[0] == pytest.approx([1, 0.01, 100], rel=0.05)
 
 
-def test_the_gradient_below_batch_norm_goes_as_one_over_the_weights() -> None:
-    small, usual = (misreadings_why.lengthening(0, scale) for scale in (0.01, 0.1))
-    assert small / usual == pytest.approx(10, rel=0.05)  # without it the gradient is nearly the same for weights that small
-
-
 def test_moments_do_not_move_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(misreadings_why, "RATE", 0.0)
     monkeypatch.setattr(misreadings_why, "STEPS", 2)
