@@ -34,6 +34,7 @@ STUDIES = Registry(
         "notes.misreadings": "normlib.studies.batch.misreadings:misreadings",
         "notes.misreadings_why": "normlib.studies.batch.misreadings_why:why",
         "ioffe2015.rates": "normlib.studies.batch.ioffe2015_rates:rates",
+        "notes.drawbacks": "normlib.studies.batch.drawbacks:drawbacks",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
