@@ -22,6 +22,7 @@ STUDIES = Registry(
         # 2 Batch Normalization
         "ioffe2015.inference": "normlib.studies.batch.ioffe2015_inference:inference",
         "ioffe2015.fig1": "normlib.studies.batch.ioffe2015_fig1:figure1",
+        "notes.placement": "normlib.studies.batch.placement:placement",
         "notes.covariate_shift": "normlib.studies.batch.covariate_shift:covariate_shift",
         "ioffe2015.backward": "normlib.studies.batch.ioffe2015_backward:backward",
         "gallery.batch": "normlib.studies.batch.gallery:batch",
@@ -34,7 +35,10 @@ STUDIES = Registry(
         "notes.misreadings": "normlib.studies.batch.misreadings:misreadings",
         "notes.misreadings_why": "normlib.studies.batch.misreadings_why:why",
         "ioffe2015.rates": "normlib.studies.batch.ioffe2015_rates:rates",
+        "ioffe2015.sigmoid": "normlib.studies.batch.ioffe2015_sigmoid:sigmoid",
         "notes.drawbacks": "normlib.studies.batch.drawbacks:drawbacks",
+        "notes.leakage": "normlib.studies.batch.leakage:leakage",
+        "vanlaarhoven2017.effective_rate": "normlib.studies.batch.vanlaarhoven2017:effective_rate",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
