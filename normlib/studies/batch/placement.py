@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import numpy as np
+from matplotlib.ticker import NullLocator
 from torch import Tensor, nn
 
 from normlib.data import Dataset
