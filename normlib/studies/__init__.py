@@ -20,11 +20,13 @@ STUDIES = Registry(
         "he2015.depth": "normlib.studies.origins.he2015:depth",
         "wadia2021.whitening": "normlib.studies.origins.wadia2021:whitening",
         # 2 Batch Normalization
+        "ioffe2015.noise": "normlib.studies.batch.ioffe2015_noise:noise",
         "ioffe2015.inference": "normlib.studies.batch.ioffe2015_inference:inference",
         "ioffe2015.fig1": "normlib.studies.batch.ioffe2015_fig1:figure1",
         "notes.placement": "normlib.studies.batch.placement:placement",
         "notes.covariate_shift": "normlib.studies.batch.covariate_shift:covariate_shift",
         "ioffe2015.backward": "normlib.studies.batch.ioffe2015_backward:backward",
+        "ioffe2015.bias_blowup": "normlib.studies.batch.ioffe2015_blowup:bias_blowup",
         "gallery.batch": "normlib.studies.batch.gallery:batch",
         "gallery.batch_effects": "normlib.studies.batch.gallery_effects:effects",
         "gallery.batch_running": "normlib.studies.batch.gallery_effects:running",
@@ -39,6 +41,7 @@ STUDIES = Registry(
         "notes.drawbacks": "normlib.studies.batch.drawbacks:drawbacks",
         "notes.leakage": "normlib.studies.batch.leakage:leakage",
         "vanlaarhoven2017.effective_rate": "normlib.studies.batch.vanlaarhoven2017:effective_rate",
+        "arora2019.autorate": "normlib.studies.batch.arora2019:autorate",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
