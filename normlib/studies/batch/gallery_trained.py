@@ -69,8 +69,7 @@ def network(layer, images, c, seed):
 def score(net: nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int = TEST_BATCH) -> float:
     """Return the share of correct answers in evaluation mode, batch by batch in the order given; the network stays as it is.
 
-    Between two batches nothing is put back, as in anyone's loop. (`normlib.training.evaluate` would hide a layer that moves its
-    buffers: it hands every batch the same ones.)
+    A layer that moves its buffers moves them from batch to batch here, as in anyone's loop.
     """
     net = copy.deepcopy(net).eval()
     right = [(net(some).argmax(1) == labels).sum() for some, labels in zip(x.split(batch), y.split(batch), strict=True)]
