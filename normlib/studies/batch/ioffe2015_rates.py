@@ -13,7 +13,7 @@ from normlib.data import Dataset
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.networks import VGG
 from normlib.studies.common.arms import first_at, images_for, side_by_side
-from normlib.studies.common.looks import BLUE, GRAY, INK, PAPER, SKY, VERMILION, median_and_band, norm_color, note, subplots
+from normlib.studies.common.looks import BLUE, GRAY, INK, PAPER, median_and_band, norm_color, note, subplots
 from normlib.studies.common.tuning import tuned
 from normlib.surgery import reestimate_statistics
 from normlib.training import accuracy, train
@@ -79,8 +79,8 @@ ARMS = {
     "none": ("no BN", {"color": GRAY}),
     "none_x5": ("no BN, ×5", {"color": GRAY, "linestyle": ":"}),
     "layer": ("BN, nothing else changed", {"color": BLUE}),
-    "x5": ("BN ×5, new recipe", {"color": SKY}),
-    "x30": ("BN ×30, new recipe", {"color": VERMILION}),
+    "x5": ("BN ×5, new recipe", {"color": BLUE, "linestyle": "--"}),
+    "x30": ("BN ×30, new recipe", {"color": BLUE, "linestyle": "-."}),
 }
 
 
@@ -145,7 +145,7 @@ def _(table):
         axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
     for axis in (left.xaxis, right.xaxis, right.yaxis):
         axis.set_minor_locator(NullLocator())
-    figure.legend(*_handles(left, right), loc="outside lower center", ncols=3, fontsize=8, handlelength=2.5)
+    figure.legend(*_handles(left, right), loc="outside lower center", ncols=3, fontsize=8, handlelength=3)
     steps, final = by_arm(table, "needed").median(), by_arm(table, "test_accuracy").median()
     base = table.base.iloc[0]
     said = {name: f"{number(steps[name])} steps" if np.isfinite(steps[name]) else "never" for name in steps.index}

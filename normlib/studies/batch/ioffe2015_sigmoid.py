@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullLocator
 from torch import Tensor, nn
 
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
@@ -95,9 +96,14 @@ def _(table):
         median_and_band(axes[1], arm, "layer", "difference_start", color=color, linestyle="--")
         median_and_band(axes[1], arm, "layer", "difference_end", color=color)
         median_and_band(axes[2], arm, "layer", "saturation_end", color=color, marker="o")
+    fastest = table[(table.norm == "none") & (table.rate == table.rate.max())]
+    median_and_band(axes[2], fastest, "layer", "saturation_end", color=norm_color("none"), linestyle=":", marker="o")
+    note(axes[2], f"dotted: no BN, rate {table.rate.max():g}", 0.04, 0.6, fontsize=8.5)
     axes[0].axhline(0.1, color=INK, linewidth=0.8, linestyle=":")
     axes[0].set(xscale="log", ylim=(0, 1), xlabel="learning rate", title="held-out accuracy")
-    axes[0].legend(loc="upper left")
+    axes[0].set_xticks(sorted(table.rate.unique()), [f"{rate:g}" for rate in sorted(table.rate.unique())], fontsize=8.5)
+    axes[0].xaxis.set_minor_locator(NullLocator())
+    axes[0].legend(loc="upper right")
     axes[1].set(yscale="log", xlabel="layer", title="how images differ")
     axes[2].set(ylim=(-0.02, 1.02), xlabel="layer", title="saturated share")
     note(axes[1], "dashed: before training", 0.04, 0.04, fontsize=8.5)
