@@ -36,7 +36,7 @@ def test_a_unit_in_balance_keeps_its_length() -> None:
     """Choose rate and decay so that the decay takes what the step adds: then the balanced rate is that which acts."""
     x, y = normal(0, 40, 5), torch.arange(40) % 3
     model = scale_invariant_mlp([5, 3], "batch", seed=1)
-    (weight,) = [p for p in model.parameters() if p.requires_grad]
+    weight = next(p for p in model.parameters() if p.requires_grad).detach()
     step, settled, rate = Step(0, model=model, x=x, y=y, rate=1e-4, loss=F.cross_entropy, _objective=objective), Settled(), 1e-4
     settled(step, model)
     slope = step.gradients()["0.head.weight"]
