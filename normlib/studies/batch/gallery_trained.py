@@ -104,11 +104,11 @@ def _(table):
     drop = {name: number(100 * _drop(table, name, low).median()) for name in ARMS[1:4]}
     return Drawing(
         figure,
-        caption="The same weights under six layers. All arms train alike; only running statistics and modes differ. Test accuracy "
-        f"in batches of {TEST_BATCH}, in random order and sorted by class: median over seeds, lines span the seeds. At training "
-        f"batches of {low} the loss of accuracy in random order is {drop['biased_buffer']} points for the biased variance, "
-        f"{drop['reversed_momentum']} for the reversed momentum, and {drop['never_updated']} for statistics never updated. "
-        "The last two faults show in sorted batches. The rate is that of the sound layer, tuned on held-out training images: "
+        caption="The same weights under six layers: all arms train alike, only running statistics and modes differ. Test accuracy "
+        f"in batches of {TEST_BATCH}, in random order and sorted by class (median over seeds; lines span the seeds). In random "
+        f"order, at training batches of {low}, the biased variance takes {drop['biased_buffer']} points off, the reversed "
+        f"momentum {drop['reversed_momentum']}, statistics never updated {drop['never_updated']}. The last two faults show where "
+        "test batches are sorted by class. The rate is that of the sound layer, tuned on held-out training images: "
         f"{rates_in_words(rates, {size: f'batches of {size}' for size in sizes})}.",
         alt="Two panels, training batches of 4 and 64: test accuracy of a sound layer and of five faulty ones, a dot for shuffled "
         "test batches and a diamond for batches sorted by class.",

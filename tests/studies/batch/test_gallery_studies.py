@@ -10,6 +10,7 @@ import torch
 
 from normlib.gallery import FAULTS, faults
 from normlib.gallery.running import Textbook
+from normlib.gallery.samples import noise
 from normlib.lab import Config, Verdict
 from normlib.lab.code.digest import code_digest
 from normlib.layers import batch_norm
@@ -39,7 +40,7 @@ def test_every_fault_of_the_family_is_shown_and_drawn_once() -> None:
     assert set(gallery_trained.ARMS[1:]) <= set(gallery_effects.running.vary["fault"])
 
 
-def test_a_record_follows_its_own_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_follows_its_own_fault() -> None:
     digests = {code_digest([gallery.batch.trial_function], [name]) for name in FAMILY}
     assert len(digests) == len(FAMILY)
 
@@ -80,12 +81,12 @@ def test_a_curve_that_leaves_its_closed_form_changes_the_verdict() -> None:
 def nets() -> dict[str, list[float]]:
     """Scores on noise in two orders, and that of the library's own evaluation, of one untrained network a layer."""
     c = Config({"width": 8, "hidden": 2})
-    x = torch.cat([torch.randn(64, 6), 3 + torch.randn(64, 6)])
-    y, images = torch.randint(3, (128,)), pd.Series({"x_test": x, "classes": 3})
+    x = torch.cat([noise(500, 6), 3 + noise(500, 6, seed=1)]).float()
+    y, images = torch.arange(1000) % 3, pd.Series({"x_test": x, "classes": 3})
     found = {}
     for name in gallery_trained.ARMS:
         net = gallery_trained.network(FAULTS[name].wrong if name in FAULTS else Textbook, images, c, seed=0)
-        mixed = torch.randperm(128, generator=torch.Generator().manual_seed(1))
+        mixed = torch.randperm(1000, generator=torch.Generator().manual_seed(1))
         before = {key: value.clone() for key, value in net.state_dict().items()}
         scores = [gallery_trained.score(net, x, y), gallery_trained.score(net, x[mixed], y[mixed])]
         assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items()), "scoring leaves the network alone"
