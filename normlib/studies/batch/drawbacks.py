@@ -76,8 +76,8 @@ def _(c, seed):
     finite = fit(net, tuning, c, size, bool(one_class), seed)
     x, y = testing.x_test, testing.y_test
     sorted_by_class = in_groups(y, size, True, seed).flatten()
-    maps = record_activations(net, tuning.x_test[:500], [f"blocks.{index}.layer" for index in range(4)], training=False)
-    maps = [load(c).x_train[:2000], *maps.values()]
+    layers = record_activations(net, tuning.x_test[:500], [f"blocks.{index}.layer" for index in range(4)], training=False)
+    maps = [load(c).x_train[:2000], *layers.values()]
     return {
         "validation": accuracy(net, tuning.x_test, tuning.y_test, statistics="eval", batch_size=500) if finite else np.nan,
         "running": 1 - accuracy(net, x, y, statistics="eval", batch_size=500),
