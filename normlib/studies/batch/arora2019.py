@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullLocator
 
 from normlib.lab import Drawing, Study, judge_effect, judge_identity, number
 from normlib.studies.batch.scale_invariant import population_accuracy, scale_invariant_mlp, stretched, typical_rate
@@ -93,7 +93,7 @@ def identity_gap(table, norm):
 
 @autorate.draw
 def _(table):
-    figure, (left, right) = subplots(1, 2, height=3.2)
+    figure, (left, right) = subplots(1, 2, height=3.4)
     table = table.replace(np.inf, np.nan)
     for norm, label in NORMS.items():
         by_rate, by_weights = (table[(table.norm == norm) & (table.change == change)] for change in ("rate", "weights"))
@@ -103,8 +103,10 @@ def _(table):
         left.plot(other.index, other, "x", color=color, markersize=7, label="rate 1, weights / √rate" if norm == "batch" else None)
     left.axhline(table.start[table.norm == "batch"].median(), color=INK, linewidth=0.8, linestyle=":")
     left.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="training loss at the end")
-    left.yaxis.set_minor_formatter(NullFormatter())
-    left.legend(loc="upper left", fontsize=8)
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5) if left.get_ylim()[0] <= tick <= left.get_ylim()[1]]
+    left.set_yticks(ticks, [number(tick) for tick in ticks])
+    left.yaxis.set_minor_locator(NullLocator())
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5)
     runs = table[(table.norm == "batch") & (table.change == "rate")]
     stages = {
         "at_start": ("at the start", INK),

@@ -93,7 +93,8 @@ ARMS = {TINY: ("eps → 0", "-"), USUAL: ("eps = 10⁻⁵", "--")}
 @scale_invariance.draw
 def _(table):
     figure, axes = subplots(2, 2, height=2.35, sharex=True)
-    blue, table = norm_color("batch"), table.sort_values("scale")
+    blue = norm_color("batch")
+    table = table.assign(variance=table.groupby("scale").variance.transform("median")).sort_values("scale")  # one point a scale
     panels = {
         "output_variance": "variance of the output",
         "gradient_length": "length of the gradient of W",
