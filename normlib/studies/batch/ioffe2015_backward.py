@@ -63,7 +63,8 @@ def compact(x: Tensor, gamma: Tensor, gradient: Tensor, eps: float) -> Tensor:
 def held_constant(x: Tensor, gamma: Tensor, gradient: Tensor, eps: float) -> Tensor:
     """Go backward as if mean and variance were constants, by automatic differentiation."""
     x = x.detach().requires_grad_()
-    y = batch_norm(x, gamma, None, *(moment.detach() for moment in batch_moments(x)), eps)
+    mean, var = batch_moments(x.detach())
+    y = batch_norm(x, gamma, None, mean, var, eps)
     return torch.autograd.grad(y, x, gradient)[0]
 
 
@@ -101,7 +102,7 @@ def in_a_network(c: Config, seed: int) -> dict[str, Any]:
     images = load(c, seed).pooled(c.pool).standardized().flat()
     x, y = images.x_train.double(), images.y_train
     sizes = [x.shape[1], *[c.width] * 3, images.classes]
-    net = MLP(sizes, activation="relu", norm="batch", init="he", bias=True, seed=seed).to(c.device).double()
+    net: Any = MLP(sizes, activation="relu", norm="batch", init="he", bias=True, seed=seed).to(c.device).double()
     train(net, x, y, steps=c.steps, batch_size=c.batch, rate=0.1, seed=seed)
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: c.batch].to(c.device)
     arriving: list[Tensor] = []

@@ -5,6 +5,8 @@ The draft `seed003` has the paper's example of a single bias; here the same is d
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,8 +29,7 @@ ARMS = {
     "unscaled": ("nothing, centering only", INK),
 }  # what is held constant
 DRAWN = list(ARMS)[:5]
-ORDINARY, HIGH = 0.1, 3.0
-POINTS = 40
+ORDINARY, HIGH, POINTS = 0.1, 3.0, 40
 
 bias_blowup = Study(
     "ioffe2015.bias_blowup",
@@ -74,14 +75,14 @@ def network(sizes: list[int], constant: str, seed: int) -> MLP:
     return net
 
 
-def sizes_of(net: MLP) -> dict[str, float]:
+def sizes_of(net: Any) -> dict[str, float]:
     """Return the root mean square of the hidden biases, and the length of the hidden weights."""
     biases = torch.cat([block.layer.bias.detach() for block in net.blocks])
     weights = torch.cat([block.layer.weight.detach().flatten() for block in net.blocks])
     return {"bias": float(biases.square().mean().sqrt()), "weight": float(weights.norm())}
 
 
-def effect_of_biases(net: MLP, x: Tensor) -> float:
+def effect_of_biases(net: Any, x: Tensor) -> float:
     """Set the hidden biases to zero; return by how much that changes the outputs, relatively."""
     with torch.no_grad():
         before = net(x)
@@ -141,7 +142,7 @@ def _(table):
         ax.minorticks_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title="held constant")
     bias, growth, loss = (_ends(table, column, HIGH).median() for column in COLUMNS)
-    true, mean, both = "", "mean", "mean + variance"
+    true, _, mean, both = DRAWN[:4]
     return Drawing(
         figure,
         caption="Three logistic layers with biases before batch normalization, at an ordinary rate (above) and a high one (below). "
