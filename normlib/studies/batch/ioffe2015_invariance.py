@@ -79,7 +79,7 @@ def _(c, seed):
             "cosine": float((along.abs() / found.norm(dim=1) / (a * w).norm(dim=1)).max()),
             "growth": descend(a * w, u, labels, c.eps),
             "from_output": gap(now, output),
-            "from_jacobian": gap(batch_jacobian(lambda x, a=a: normalized(a * w, x, c.eps), few), jacobian),
+            "from_jacobian": gap(batch_jacobian(lambda x, a=a: normalized(a * w, x, c.eps), few), jacobian),  # type: ignore[misc]
             "from_gradient": gap(a * found, slope),
             "from_variance": gap(now.var(dim=0, correction=0), a**2 * variance / (a**2 * variance + c.eps)),
             "from_radial": float((along - passed * share).abs().max() / passed.abs().max()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -26,7 +28,7 @@ from normlib.training import Update, log_steps, train
 
 BATCH = 64  # images of a step; the statistics are theirs
 STRETCH = 10**0.5  # of the twin's initial weights: its decay is a tenth, its rate tenfold
-SETTINGS = {"batch_size": BATCH, "update": Update(decay="weights"), "loss_limit": 1e6}
+SETTINGS: dict[str, Any] = {"batch_size": BATCH, "update": Update(decay="weights"), "loss_limit": 1e6}
 NORMS = {"batch": "batch normalization", "none": "no normalization"}
 
 effective_rate = Study(
@@ -69,7 +71,7 @@ def _(c, seed):
     twin, start = twin_gap(model, x, y, c, seed), length(model)
     late = np.linspace(0.75 * c.steps, c.steps, min(100, c.steps // 4)).astype(int).tolist()
     settled = Settled()
-    probes = {
+    probes: dict[str, Any] = {
         "course": lambda _, net: {"effective_rate": typical_rate(net, c.rate), "length": length(net)},
         "path": lambda step, net: {"square": float(squares(gradients_of(step)).sum()), "length": length(net)},
         "late": settled,
