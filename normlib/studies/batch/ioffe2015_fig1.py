@@ -66,7 +66,7 @@ def movement(percentiles: Tensor) -> Tensor:
 def _(c, seed):
     images, tests = binary_images(c, seed)
     net = MLP([images.shape[0], 100, 100, 100, images.classes], "logistic", c.norm, f"normal:std={c.std}", seed=seed).to(c.device)
-    watched, seen = images.x_train[:1000], {"y": [], "x_hat": []}
+    watched, seen = images.x_train[:1000], {"y": [], "x_hat": []}  # type: ignore[var-annotated]
 
     def look(step, model):
         for name, values in sigmoid_inputs(model, watched).items():
@@ -130,7 +130,7 @@ def in_words(cell) -> str:
 def _(table):
     figure, axes = subplots(3, 4, height=1.75, sharex=True, sharey="row")
     never = np.isinf(side_by_side(table, ["norm", "std", "rate"], "reached")["none"]).median() > 0
-    saved, moved = steps_saved(table).median(), movement_ratio(table).median()
+    saved, moved = steps_saved(table).median().sort_index(), movement_ratio(table).median()
     (best, final), target = at_best_cells(table), table.target.iloc[0]
     table = table.assign(after=table.step + 1)
     for ax, (cell, arms) in zip(axes[0], table.groupby(["std", "rate"]), strict=True):
@@ -153,8 +153,8 @@ def _(table):
     axes[1, 0].set_ylabel("b   sigmoid's input\nwithout BN")
     axes[2, 0].set_ylabel("c   sigmoid's input\nwith BN")
     note(axes[0, 0], "with BN", 0.04, 0.83, color=norm_color("batch"), fontsize=8.5)
-    note(axes[0, 0], "without BN", 0.36, 0.16, color=norm_color("none"), fontsize=8.5)
-    note(axes[2, 0], "band: $y$   dashed: $\\hat{x}$", 0.04, 0.86, fontsize=8.5)
+    note(axes[0, 0], "without BN", 0.47, 0.2, color=norm_color("none"), fontsize=8.5)
+    note(axes[2, 0], "dashed: $\\hat{x}$", 0.04, 0.16, fontsize=8.5)
     for ax in axes[2]:
         ax.set_xlabel("step + 1")
     limits = axes[1, 0].get_ylim(), axes[2, 0].get_ylim()
@@ -188,11 +188,11 @@ def _factor(value: float, bound: bool) -> str:
 )
 def _(table):
     saved = steps_saved(table)
-    worst = saved.median().idxmin()
-    smallest = saved.min(axis=1, skipna=False)
-    return judge_effect(
-        "steps, without / with BN, smallest of four cells", smallest, claimed=(1.5, np.inf), null=1, note=in_words(worst)
-    )
+    higher = table.assign(reached=table.step.where(table.accuracy >= table.target + 0.05))  # five points more than was asked for
+    higher["reached"] = higher.groupby(["seed", "norm", "std", "rate"]).reached.transform("min").fillna(np.inf)
+    smallest, beyond = (factors.min(axis=1, skipna=False) for factors in (saved, steps_saved(higher)))
+    text = f"{in_words(saved.median().idxmin())}; to five points more: {number(beyond.median())}"
+    return judge_effect("steps, without / with BN, smallest of four cells", smallest, claimed=(1.5, np.inf), null=1, note=text)
 
 
 @figure1.claim(
