@@ -164,7 +164,8 @@ def _(table):
     note(middle, "no mean, no slope", 0.04, 0.92, fontsize=8.5)
     layers = [1, 2, 3]
     mean, slope = (runs.groupby("seed")[[f"{part}_{n}" for n in layers]].first().median() * 100 for part in ("mean", "slope"))
-    removed, seeds = mean.to_numpy() + slope.to_numpy(), runs.seed.nunique()
+    removed = [100 * (runs[f"mean_{n}"] + runs[f"slope_{n}"]).groupby(runs.seed).first().median() for n in layers]
+    seeds = runs.seed.nunique()
     chance = 200 / table.batch.iloc[0]
     right.bar(layers, mean, color=SKY, label="mean")
     right.bar(layers, slope, bottom=mean, color=BLUE, label="slope")
@@ -172,7 +173,7 @@ def _(table):
     right.set_ylim(0, 1.6 * max(chance, *removed))
     right.axhline(chance, color=INK, linewidth=0.9, linestyle="--", label="chance, 2/m")
     right.legend(loc="upper left", fontsize=8)
-    right.grid(False, axis="x")
+    right.grid(False)
     return Drawing(
         figure,
         caption=f"Batch normalization, backward, in a ReLU network after {table.steps.iloc[0]} steps. Left: the gradient that "
