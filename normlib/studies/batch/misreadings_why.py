@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from normlib.lab import Drawing, Study
 from normlib.layers import batch_norm
 from normlib.studies.common.statements import at_most, dots, gap, normal
-from normlib.studies.drafts.seed003_bias import descend
 
 STEPS, RATE = 100, 0.5  # of gradient descent, where moments are watched
 UNEVEN = 10.0  # by how much weights are scaled against each other: gradients then differ by its square
@@ -46,8 +45,19 @@ def _(c, seed):
 def effect_of_the_sign(seed):
     """Descend with the mean held constant, then climb; return how far the biases are from mirror images, or the loss has moved."""
     u = normal(seed, 64)
-    (down, losses), (up, others) = (descend(u, False, STEPS, rate) for rate in (0.1, -0.1))
+    (down, losses), (up, others) = (follow(u, rate) for rate in (0.1, -0.1))
     return max(gap(down, -up), gap(losses, losses[0]), gap(others, losses[0]))
+
+
+def follow(u, rate):
+    """Move b by -rate times a gradient that takes the mean of u + b for a constant; return b and the loss before each step."""
+    b, biases, losses = torch.zeros((), dtype=u.dtype), [], []
+    for _ in range(STEPS):
+        x_hat = u + b - (u + b).mean()
+        biases.append(b)
+        losses.append((x_hat - 1).square().mean())
+        b = b - rate * 2 * (x_hat - 1).mean()
+    return torch.stack(biases), torch.stack(losses)
 
 
 def gradient_of_the_bias(seed):

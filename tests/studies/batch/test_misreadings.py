@@ -65,6 +65,14 @@ def test_the_slope_of_a_sigmoid_in_closed_form() -> None:
         assert float(misreadings_why.slope(x)) == pytest.approx(logistic * (1 - logistic))
 
 
+def test_a_bias_follows_the_gradient_of_a_loss_whose_mean_is_held_constant() -> None:
+    u = normal(0, 64)
+    biases, losses = misreadings_why.follow(u, 0.1)
+    of_b = torch.func.grad(lambda b: (u + b - u.mean() - 1).square().mean())(torch.zeros((), dtype=u.dtype))
+    assert float(biases[1]) == pytest.approx(-0.1 * float(of_b)) == pytest.approx(0.2)
+    assert float(losses[-1]) == pytest.approx(float((u - u.mean() - 1).square().mean()))
+
+
 def test_scaling_weights_against_each_other_sets_the_ratio_of_the_gradients_and_the_inverse_of_the_shift() -> None:
     found = {by: misreadings_why.gradients_and_shift(3, by) for by in (1.0, 10.0, 0.1)}
     assert [found[by][0] for by in found] == pytest.approx([1, 100, 0.01], rel=1e-6)
