@@ -24,6 +24,8 @@ WAYS = {
     "batch": ("statistics of the test batch", VERMILION),
 }
 
+LOOKS = {"running": {"linestyle": "--", "zorder": 4}}  # it lies over what it coincides with
+
 inference = Study(
     "ioffe2015.inference",
     item="Alg. 2",
@@ -102,15 +104,15 @@ def _spreads(table, part, layers=(1,)):
 def _(table):
     spreads = table[table.part.isin(["corrected", "biased"]) & (table.rate == table.rate.min())]
     table, rates = _tuned(table)
-    figure, axes = subplots(2, 2, height=2.75)
-    (by_batch, by_layer), (by_step, at_end) = axes
+    figure, ((by_batch, by_layer), (by_step, at_end)) = subplots(2, 2, height=2.75)
     sizes = sorted(table.batch.unique())
     _draw_spreads(by_batch, by_layer, spreads, sizes)
 
     largest = table[table.batch == max(sizes)]
     for way in ("batch", "running", "reestimated"):
         label, color = WAYS[way]
-        median_and_band(by_step, largest[largest.part == way].assign(x=largest.x + 1), "x", "y", color=color, label=label)
+        rows = largest[largest.part == way].assign(x=largest.x + 1)
+        median_and_band(by_step, rows, "x", "y", color=color, label=label, **LOOKS.get(way, {}))
     left = largest[(largest.part == "start_left") & (largest.x < 60)].assign(x=largest.x + 1)
     steps = np.geomspace(1, 60, 50)
     by_step.plot(steps, 0.9 ** (steps - 1), color=INK, linewidth=0.9)
@@ -118,24 +120,24 @@ def _(table):
     by_step.set(xscale="log", xlabel="step + 1", ylabel="held-out accuracy", ylim=(0, 1.05))
     by_step.set_title(f"statistic batch {max(sizes)}; squares: share of\nthe start left, line: $0.9^k$", fontsize=9.5)
     for way, (label, color) in WAYS.items():
-        median_and_band(at_end, table, "batch", f"test_{way}", color=color, label=label, marker="o")
-    at_end.set(xscale="log", xlabel="statistic batch m", ylabel="test accuracy")
-    at_end.set_xticks(sizes, [str(size) for size in sizes])
-    at_end.minorticks_off()
+        median_and_band(at_end, table, "batch", f"test_{way}", color=color, label=label, marker="o", **LOOKS.get(way, {}))
+    at_end.set_ylabel("test accuracy")
+    for axes in (by_batch, at_end):
+        axes.set(xscale="log", xlabel="statistic batch m")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
     at_end.set_title("after training, one network,\nfour kinds of statistics", fontsize=9.5)
     figure.legend(*at_end.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
     smallest = min(sizes)
-    first, biased, second = (
-        spreads[(spreads.part == part) & (spreads.x == layer) & (spreads.batch == smallest)].y.median()
-        for part, layer in (("corrected", 1), ("biased", 1), ("corrected", 2))
-    )
+    spread = spreads[spreads.batch == smallest].groupby(["part", "x"]).y.median()
     final = {way: table[table.batch == smallest][f"test_{way}"].median() for way in WAYS}
-    words = rates_in_words(rates, {m: f"m = {m}" for m in rates})
+    words = rates_in_words({m: rates[m] for m in sizes}, {m: f"m = {m}" for m in sizes})
     return Drawing(
         figure,
         caption="Top: random weights, normal inputs. With the factor m/(m − 1) the first normalized layer has the spread "
-        f"{number(first)} in evaluation at m = {smallest} (without it {number(biased)}), the second {number(second)}; lines: "
+        f"{number(spread['corrected', 1])} in evaluation at m = {smallest} (without it {number(spread['biased', 1])}), the second "
+        f"{number(spread['corrected', 2])}; lines: "
         f"closed forms. Bottom: training in batches of {SGD_BATCH}, statistics over m images of them. At m = {smallest} the test "
         f"accuracy is {number(final['reestimated'])} with re-estimated statistics, {number(final['running'])} with the exponential "
         f"average, {number(final['batch'])} with those of the test batch. Learning rate, chosen on held-out images: {words}.",
@@ -154,16 +156,14 @@ def _draw_spreads(by_batch, by_layer, spreads, sizes):
     for part, layer, color, label, closed in arms:
         by_batch.plot(grid, closed, color=color, linewidth=1)
         rows = spreads[(spreads.part == part) & (spreads.x == layer)]
-        median_and_band(by_batch, rows, "batch", "y", color=color, label=label, linestyle="none", marker="o")
-    by_batch.set(xscale="log", xlabel="statistic batch m", ylabel="spread in evaluation")
-    by_batch.set_xticks(sizes, [str(size) for size in sizes])
-    by_batch.minorticks_off()
+        by_batch.plot(rows.groupby("batch").y.median(), "o", color=color, label=label)
+    by_batch.set_ylabel("spread in evaluation")
     by_batch.legend(fontsize=8.5)
     for size, shade in zip(sizes, np.linspace(0.25, 1, len(sizes)), strict=True):
         rows = spreads[(spreads.part == "corrected") & (spreads.batch == size)]
         median_and_band(by_layer, rows, "x", "y", color=BLUE, alpha=shade, marker="o")
         last = rows[rows.x == LAYERS].y.median()
-        side = "bottom" if size == max(sizes) else "top" if size == max(sizes[:-1]) else "center"
+        side = {sizes[-1]: "bottom", sizes[-2]: "top"}.get(size, "center")
         note(by_layer, f" m = {size}", LAYERS, last, transform=by_layer.transData, va=side, fontsize=8)
     by_layer.axhline(1, color=INK, linewidth=0.8)
     by_layer.set(xlabel="layer, m/(m − 1) in each", ylabel="spread in evaluation", xlim=(0.8, LAYERS + 1.1))
