@@ -147,8 +147,8 @@ def _(table):
     names = {(network, order): f"{network} {ORDERS[order][0]}" for network, order in rates}
     return Drawing(
         figure,
-        caption="Each order at its own rate, BN before ReLU is ahead of BN after it by these points of test accuracy (median of the "
-        f"differences seed by seed, and their range): {words}. **Top** Accuracy on held-out images, which chose the rates: "
+        caption="Each order at its own rate, BN before ReLU is ahead of BN after it by these points of test accuracy (median of "
+        f"the differences seed by seed, and their range): {words}. **Top** Accuracy on held-out images, which chose the rates: "
         f"{rates_in_words(rates, names)}. **Bottom** With BN before ReLU, |skew| and |excess kurtosis| of what ReLU puts out are "
         f"{number(factors.median().min())} to {number(factors.median().max())} times those of the sum $Wu+b$ that it starts from.",
         alt="Top: validation accuracy against the learning rate with batch normalization before and after ReLU, for a dense and a "
