@@ -135,7 +135,9 @@ def _(table):
     by="notes",
 )
 def _(table):
-    return judge_effect("share within 0.2 of 1", _near(table, "identity", weights="orthogonal"), claimed=(0.9, 1), null=np.nan)
+    note = f"batches of {table.samples.max()}, in which σ scatters; at most {number(1 - 2 / table.samples.max())} can be near 1"
+    near = _near(table, "identity", weights="orthogonal")
+    return judge_effect("share within 0.2 of 1", near, claimed=(0.9, 1), null=np.nan, note=note)
 
 
 @jacobian.claim(
