@@ -56,5 +56,5 @@ def test_images_of_a_group_stay_together_whatever_the_order_of_the_groups() -> N
 
 def test_the_ratio_of_gaps_is_the_geometric_mean_over_equal_rates() -> None:
     rows = [("4 plain", 0.1, 0, 2.0), ("256 plain", 0.1, 0, 1.0), ("4 plain", 0.3, 0, 2.0), ("256 plain", 0.3, 0, 4.0)]
-    table = pd.DataFrame(rows, columns=["arm", "rate", "seed", "gap"])
+    table = pd.DataFrame(rows, columns=["arm", "rate", "seed", "gap"]).assign(batch=4, way="plain")
     assert _gap_ratio(table, "4 plain", "256 plain").tolist() == pytest.approx([1.0])
