@@ -43,6 +43,7 @@ running = Study(
 @effects.trial
 @running.trial
 def measure(c, seed):
+    """Return the effect of one fault as columns."""
     setting, *curves = FAULTS[c.fault].columns().values()
     found = dict(zip(("wrong", "right", "predicted"), curves, strict=False))
     return {"setting": setting, "predicted": [float("nan")] * len(setting), **found}
