@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.ticker import NullLocator
 
 from normlib.lab import Drawing, Study, judge_effect, judge_identity, number
-from normlib.studies.batch.scale_invariant import population_accuracy, scale_invariant_mlp, stretched, typical_rate
+from normlib.studies.batch.scale_invariant import scale_invariant_mlp, stretched, typical_rate
+from normlib.studies.common.arms import population_accuracy
 from normlib.studies.common.inputs import load
 from normlib.studies.common.looks import INK, ORANGE, median_and_band, norm_color, subplots
 from normlib.training import evaluate, train
@@ -50,7 +51,7 @@ def _(c, seed):
     return {
         "start": start,
         "loss": loss if np.isfinite(loss) else np.inf,
-        "accuracy": population_accuracy(model, x, x_test, images.y_test) if whole else np.nan,
+        "accuracy": population_accuracy(model, x.split(len(x) // 5), x_test, images.y_test) if whole else np.nan,
         **dict(zip(("at_start", "after_one", "after_tenth", "at_end"), effective, strict=True)),
     }
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullLocator
-from torch import Tensor, nn
 
-from normlib.data import Dataset
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.networks import VGG
-from normlib.studies.common.arms import first_at, images_for, side_by_side
+from normlib.studies.common.arms import first_at, images_for, population_accuracy, side_by_side
 from normlib.studies.common.looks import BLUE, GRAY, INK, PAPER, median_and_band, norm_color, note, subplots
 from normlib.studies.common.tuning import tuned
-from normlib.surgery import reestimate_statistics
-from normlib.training import accuracy, train
+from normlib.training import train
 
 RECIPES = {"old": (0.4, 5e-4, 1), "new": (0.0, 1e-4, 6)}  # dropout, weight decay, how often the rate halves over the run
 PRINTED = {"none": 31.0e6, "layer": 13.3e6, "x5": 2.1e6}  # steps to 72.2 % in the paper's Fig. 3
@@ -43,32 +38,25 @@ rates = Study(
 )  # fmt: skip
 
 
-def by_population(model: nn.Module, images: Dataset, population: Tensor, batch: int) -> float:
-    """Return the accuracy on the test images with statistics averaged over batches of the population; the model stays as it is."""
-    if any(hasattr(module, "reset_running_stats") for module in model.modules()):
-        model = reestimate_statistics(copy.deepcopy(model), population.split(batch))
-    return accuracy(model, images.x_test, images.y_test, statistics="eval")
-
-
 @rates.trial
 def _(c, seed):
     tune, whole = images_for(c, seed)
     dropout, decay, halvings = RECIPES[c.recipe]
     shape = {"width": c.width, "in_channels": tune.shape[0], "classes": tune.classes}
     net = VGG(11, **shape, norm=c.norm, dropout=dropout, seed=seed).to(c.device)
-    population = tune.x_train[: c.population]
+    population = tune.x_train[: c.population].split(c.batch)
     watched = sorted({int(step) for step in np.geomspace(c.first, c.steps, c.points).round()})
     run = train(
         net, tune.x_train, tune.y_train,
         steps=c.steps, batch_size=c.batch, rate=c.base * c.times, schedule=f"exponential:growth={0.5 ** (halvings / c.steps)!r}",
         momentum=MOMENTUM, weight_decay=decay, seed=seed, probe_steps=watched,
-        probe=lambda step, model: {"accuracy": by_population(model, tune, population, c.batch)},
+        probe=lambda step, model: {"accuracy": population_accuracy(model, population, tune.x_test, tune.y_test)},
     )  # fmt: skip
     reached = run.probes.get("accuracy", [])
     curve = {"step": watched, "accuracy": reached + [np.nan] * (len(watched) - len(reached)), "rate": c.base * c.times}
     if run.diverged_at is not None:
         raise Diverged(f"loss is not finite at step {run.diverged_at}", **curve, validation=np.nan, test_accuracy=np.nan)
-    return {**curve, "validation": reached[-1], "test_accuracy": by_population(net, whole, population, c.batch)}
+    return {**curve, "validation": reached[-1], "test_accuracy": population_accuracy(net, population, whole.x_test, whole.y_test)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

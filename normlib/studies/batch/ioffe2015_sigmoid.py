@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.networks import VGG
 from normlib.probes import channel_power, reduce_activations, unit_activity
-from normlib.studies.common.arms import images_for, side_by_side
+from normlib.studies.common.arms import images_for, population_accuracy, side_by_side
 from normlib.studies.common.looks import INK, median_and_band, norm_color, note, subplots
 from normlib.studies.common.tuning import rates_in_words, tuned
-from normlib.surgery import reestimate_statistics
 from normlib.training import accuracy, train
 
 NAMES = {"none": "no BN", "batch": "BN"}
@@ -74,15 +73,13 @@ def _(c, seed):
         gone = dict.fromkeys(("saturation_end", "difference_end"), [np.nan] * len(net.blocks))
         raise Diverged(f"loss is not finite at step {run.diverged_at}", **layers, **gone, **lost)
     end = states(net, tune.x_train[:PROBED], "end")
-    running = accuracy(net, tune.x_test, tune.y_test, statistics="eval")
-    if c.norm == "batch":
-        reestimate_statistics(net, tune.x_train[: c.population].split(c.batch))
+    population = tune.x_train[: c.population].split(c.batch)
     return {
         **layers,
         **end,
-        "validation": accuracy(net, tune.x_test, tune.y_test, statistics="eval"),
-        "running_validation": running,
-        "test_accuracy": accuracy(net, whole.x_test, whole.y_test, statistics="eval"),
+        "validation": population_accuracy(net, population, tune.x_test, tune.y_test),
+        "running_validation": accuracy(net, tune.x_test, tune.y_test, statistics="eval"),
+        "test_accuracy": population_accuracy(net, population, whole.x_test, whole.y_test),
     }
 
 

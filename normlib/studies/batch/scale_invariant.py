@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from normlib.layers import BatchNorm
 from normlib.networks import MLP
 from normlib.probes import effective_rates
-from normlib.surgery import reestimate_statistics
-from normlib.training import Step, accuracy
+from normlib.training import Step
 
 SHARPNESS, TINY = 3.0, 1e-30  # the gain of the outputs; eps → 0
 
@@ -88,10 +87,3 @@ class Settled:
         """Return √(2ηλ) / ‖g‖ with the root mean square of the gradients at unit length; averaged as `typical_rate` is."""
         layers = [torch.stack(steps).mean(0) for steps in zip(*self.squares, strict=True)]
         return geometric_mean([float((2 * product / layer).sqrt().median()) for layer in layers])
-
-
-def population_accuracy(model: nn.Module, x: Tensor, x_test: Tensor, y_test: Tensor) -> float:
-    """Return the test accuracy with statistics averaged over the training images, as the running ones lag behind."""
-    if any(isinstance(module, BatchNorm) for module in model.modules()):
-        reestimate_statistics(model, x.split(len(x) // 5))  # training does not read what this overwrites
-    return accuracy(model, x_test, y_test, statistics="eval")

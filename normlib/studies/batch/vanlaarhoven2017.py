@@ -15,12 +15,12 @@ from normlib.studies.batch.scale_invariant import (
     geometric_mean,
     gradients_of,
     length,
-    population_accuracy,
     scale_invariant_mlp,
     squares,
     stretched,
     typical_rate,
 )  # fmt: skip
+from normlib.studies.common.arms import population_accuracy
 from normlib.studies.common.inputs import load
 from normlib.studies.common.looks import BLUE, GRAY, GREEN, INK, VERMILION, median_and_band, norm_color, subplots
 from normlib.studies.common.statements import gap
@@ -75,7 +75,7 @@ def _(c, seed):
         "course": lambda _, net: {"effective_rate": typical_rate(net, c.rate), "length": length(net)},
         "path": lambda step, net: {"square": float(squares(gradients_of(step)).sum()), "length": length(net)},
         "late": settled,
-        "accuracy": lambda _, net: {"value": population_accuracy(net, x, x_test, images.y_test)},
+        "accuracy": lambda _, net: {"value": population_accuracy(net, x.split(len(x) // 5), x_test, images.y_test)},
     }
     when = {
         "course": log_steps(c.steps + 1, 30),

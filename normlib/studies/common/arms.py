@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from torch import Tensor, nn
 
 from normlib.data import Dataset
 from normlib.lab import Config
+from normlib.layers import BatchNorm
 from normlib.studies.common.inputs import load
+from normlib.surgery import reestimate_statistics
+from normlib.training import accuracy
 
 
 def images_for(c: Config, seed: int) -> tuple[Dataset, Dataset]:
@@ -25,6 +30,20 @@ def images_for(c: Config, seed: int) -> tuple[Dataset, Dataset]:
     """
     images = load(c).pooled(c.get("pool", 1)).standardized()
     return images.split_validation(c.get("validation", len(images.x_train) // 6), seed), images
+
+
+def population_accuracy(model: nn.Module, batches: Iterable[Tensor], x: Tensor, y: Tensor) -> float:
+    """Return the accuracy with statistics averaged over batches, as running ones lag behind; the model stays as it is.
+
+    Args:
+        model: a network; without batch normalization it is evaluated as it stands.
+        batches: inputs to take statistics from, see `reestimate_statistics`.
+        x: inputs, shape (N, *).
+        y: classes, shape (N,).
+    """
+    if any(isinstance(module, BatchNorm) for module in model.modules()):
+        model = reestimate_statistics(copy.deepcopy(model), batches)
+    return accuracy(model, x, y, statistics="eval")
 
 
 def first_at(steps: Sequence[float], values: Sequence[float], target: float) -> float:

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from normlib.data import load
 from normlib.lab import Verdict
-from normlib.networks import VGG
-from normlib.studies.batch.ioffe2015_rates import RECIPES, by_arm, by_population, rates, runs_of
-from normlib.training import accuracy, make_schedule
+from normlib.studies.batch.ioffe2015_rates import RECIPES, by_arm, rates, runs_of
+from normlib.training import make_schedule
 
 TIMES = [0.5, 1, 2, 5, 30]
 REACHES = {"none": {0.5: 300, 1: 200, 2: 250}, "batch": {0.5: 120, 1: 100, 2: 60, 5: 20, 30: 40}}  # 0.8, at this step
@@ -56,27 +51,3 @@ def test_the_new_recipe_has_a_fifth_of_the_decay_and_a_rate_that_falls_six_times
     assert (dropout, old_decay / new_decay, new / old) == (0, pytest.approx(5), 6)
     schedule = make_schedule(f"exponential:growth={0.5 ** (new / 360)!r}", 1.0, 360)
     assert schedule(60) == pytest.approx(0.5) and schedule(360) == pytest.approx(1 / 64)
-
-
-def test_population_statistics_are_averages_over_batches_and_leave_the_model_alone() -> None:
-    images = load("digits").standardized().subset(200, 100)
-    net = VGG(11, width=1 / 16, in_channels=1, norm="batch", seed=0)
-    before = copy.deepcopy(net.state_dict())
-    found = by_population(net, images, images.x_train[:96], 32)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    by_hand = copy.deepcopy(net)
-    norms = [module for module in by_hand.modules() if hasattr(module, "running_mean")]
-    sums = [[torch.zeros_like(m.running_mean), torch.zeros_like(m.running_var)] for m in norms]
-    by_hand.train()
-    for batch in images.x_train[:96].split(32):
-        for norm in norms:
-            norm.momentum = 1.0  # keep this batch's own
-        by_hand(batch)
-        for total, norm in zip(sums, norms, strict=True):
-            total[0] += norm.running_mean / 3
-            total[1] += norm.running_var / 3
-    for total, norm in zip(sums, norms, strict=True):
-        norm.running_mean.copy_(total[0])
-        norm.running_var.copy_(total[1])
-    assert found == accuracy(by_hand, images.x_test, images.y_test, statistics="eval")
-    assert found != accuracy(net, images.x_test, images.y_test, statistics="eval")
