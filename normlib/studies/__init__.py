@@ -42,6 +42,11 @@ STUDIES = Registry(
         "notes.leakage": "normlib.studies.batch.leakage:leakage",
         "vanlaarhoven2017.effective_rate": "normlib.studies.batch.vanlaarhoven2017:effective_rate",
         "arora2019.autorate": "normlib.studies.batch.arora2019:autorate",
+        # 3 Layer, Group and the other flavors
+        "wu2018.axes": "normlib.studies.flavors.wu2018_axes:axes",
+        "ba2016.table1": "normlib.studies.flavors.ba2016_table1:table1",
+        "ba2016.geometry": "normlib.studies.flavors.ba2016_geometry:geometry",
+        "peng2018.sync": "normlib.studies.flavors.peng2018:sync",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
