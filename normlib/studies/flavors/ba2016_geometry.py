@@ -105,10 +105,10 @@ def _(table):
     for ax, what in zip(axes[0], ("vector", "matrix"), strict=True):
         for norm, label in NORMS.items():
             curve = middle.loc[norm][f"{what}_own"]
-            curve = curve / curve[1.0]
-            ax.loglog(curve.index, curve, STYLES[norm], color=norm_color(norm), markersize=4, linewidth=1.2, label=label)
-        line = np.array([SCALES[0], SCALES[-1]])
-        ax.loglog(line, line**-2, ":", color=INK, linewidth=1, label="slope −2")
+            ax.loglog(
+                curve.index, curve / curve[1.0], STYLES[norm], color=norm_color(norm), markersize=4, linewidth=1.2, label=label
+            )
+        ax.loglog(SCALES, [a**-2 for a in SCALES], ":", color=INK, linewidth=1, label="slope −2")
         ax.set_xticks([1 / 8, 1 / 2, 2, 8], ["1/8", "1/2", "2", "8"])
         ax.minorticks_off()
         ax.set(xlabel=f"length of {'one weight vector' if what == 'vector' else 'the weight matrix'}, relative")
@@ -244,7 +244,7 @@ def _(table):
     by="notes",
 )
 def _(table):
-    layer, others = (table[table.norm == "layer"], table[table.norm != "layer"])
+    layer, others = table[table.norm == "layer"], table[table.norm != "layer"]
     sides = min(others.least_step_rows.min(), table.least_step_matrix.min()) >= 0 and layer.growth_rows_least.max() < 1
     batch, left = (number(table[table.norm == norm].rate_left.median()) for norm in ("batch", "layer"))
     least = number(layer.growth_rows_least.median())

@@ -52,7 +52,7 @@ def build(spec: str) -> Callable[[Tensor], Tensor]:
     """Return the norm of a spec for maps (N, C, H, W), in float64; the per-position layer norm sees each position as a token."""
     if spec == TOKENS:
         tokens = make_norm("layer", C, channel_axis=-1).double()
-        return nn.Sequential(nn.Identity(), ChannelsFirst(tokens))
+        return ChannelsFirst(tokens)
     return make_norm(spec, C).double()
 
 
