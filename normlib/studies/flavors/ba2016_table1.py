@@ -38,12 +38,12 @@ MAPS = {
 ARMS = [*(f"{spec} on vectors" for spec in VECTORS), *(f"{spec} on maps" for spec in MAPS)]
 
 COLUMNS = {
-    "weight matrix rescaling": "weight matrix\nre-scaled",
-    "weight matrix recentering": "weight matrix\nre-centered",
-    "weight vector rescaling": "weight vector\nre-scaled",
-    "dataset rescaling": "data set\nre-scaled",
-    "dataset recentering": "data set\nre-centered",
-    "single case rescaling": "single case\nre-scaled",
+    "weight matrix rescaling": "weight\nmatrix\nre-scaled",
+    "weight matrix recentering": "weight\nmatrix\nre-centered",
+    "weight vector rescaling": "weight\nvector\nre-scaled",
+    "dataset rescaling": "data\nset\nre-scaled",
+    "dataset recentering": "data\nset\nre-centered",
+    "single case rescaling": "single\ncase\nre-scaled",
 }
 PRINTED = {  # the paper's table, row by row, in the order of the columns
     "batch": (True, False, True, True, True, False),
