@@ -152,6 +152,7 @@ def _(table):
     axes[0, 0].set(xscale="log", ylabel="a   test accuracy", ylim=(0, 1))
     axes[1, 0].set_ylabel("b   sigmoid's input\nwithout BN")
     axes[2, 0].set_ylabel("c   sigmoid's input\nwith BN")
+    axes[1, 0].set_title(f"four units, all at {in_words(best['none'])}", fontsize=8.5, loc="left").set_in_layout(False)
     note(axes[0, 0], "with BN", 0.04, 0.83, color=norm_color("batch"), fontsize=8.5)
     note(axes[0, 0], "without BN", 0.47, 0.2, color=norm_color("none"), fontsize=8.5)
     note(axes[2, 0], "dashed: $\\hat{x}$", 0.04, 0.16, fontsize=8.5)
@@ -168,11 +169,11 @@ def _(table):
         f"{100 * target:.0f} % test accuracy (dotted), without BN over with BN: {factors}{bound}. At its own best cell, chosen "
         f"on held-out images, each ends at {final['batch'].median():.1f} % (with BN; {in_words(best['batch'])}) and "
         f"{final['none'].median():.1f} % (without; {in_words(best['none'])}). **b, c** Inputs of four sigmoids of the last "
-        f"hidden layer, 15 to 85 % and median, at {in_words(best['none'])}, one seed; with BN these are "
+        f"hidden layer, 15 to 85 % and median, all four at {in_words(best['none'])}, one seed; with BN these are "
         "$y = \\gamma\\hat x + \\beta$, and dashed is $\\hat x$. Relative to their spread, the inputs of the median unit move "
         f"{number(moved.min())} to {number(moved.max())} times as far without BN, by cell.",
         alt="Top: test accuracy against steps, log axis, with and without batch normalization, in four panels by initial standard "
-        "deviation and rate. Below: bands of the inputs of four sigmoids, without and with it.",
+        "deviation and rate. Below, all in one of these settings: bands of the inputs of four sigmoids, without and with it.",
     )
 
 

@@ -135,10 +135,10 @@ def _(table):
     words = rates_in_words({m: rates[m] for m in sizes}, {m: f"m = {m}" for m in sizes})
     return Drawing(
         figure,
-        caption="Top: random weights, normal inputs. With the factor m/(m − 1) the first normalized layer has the spread "
-        f"{number(spread['corrected', 1])} in evaluation at m = {smallest} (without it {number(spread['biased', 1])}), the second "
-        f"{number(spread['corrected', 2])}; lines: "
-        f"closed forms. Bottom: training in batches of {SGD_BATCH}, statistics over m images of them. At m = {smallest} the test "
+        caption="Top: random weights, normal inputs. Spread: standard deviation of what a normalized layer hands on in evaluation. "
+        f"With the factor m/(m − 1) it is {number(spread['corrected', 1])} in the first layer at m = {smallest} (without it "
+        f"{number(spread['biased', 1])}), and {number(spread['corrected', 2])} in the second; lines on the left: closed forms. "
+        f"Bottom: training in batches of {SGD_BATCH}, statistics over m images of them. At m = {smallest} the test "
         f"accuracy is {number(final['reestimated'])} with re-estimated statistics, {number(final['running'])} with the exponential "
         f"average, {number(final['batch'])} with those of the test batch. Learning rate, chosen on held-out images: {words}.",
         alt="Four plots: spread of normalized outputs in evaluation against the statistic batch and against the layer; held-out "
@@ -165,7 +165,7 @@ def _draw_spreads(by_batch, by_layer, spreads, sizes):
         last = rows[rows.x == LAYERS].y.median()
         side = {sizes[-1]: "bottom", sizes[-2]: "top"}.get(size, "center")
         note(by_layer, f" m = {size}", LAYERS, last, transform=by_layer.transData, va=side, fontsize=8)
-    by_layer.axhline(1, color=INK, linewidth=0.8)
+    by_layer.hlines(1, 0.8, LAYERS, color=INK, linewidth=0.8)
     by_layer.set(xlabel="layer, m/(m − 1) in each", ylabel="spread in evaluation", xlim=(0.8, LAYERS + 1.1))
     by_layer.set_xticks(range(1, LAYERS + 1))
 

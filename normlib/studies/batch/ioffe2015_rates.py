@@ -104,7 +104,7 @@ def by_arm(table: pd.DataFrame, value: str) -> pd.DataFrame:
 
 @rates.draw
 def _(table):
-    figure, (left, right) = subplots(1, 2, height=3.4)
+    figure, (left, right) = subplots(1, 2, height=3.8)
     runs, best = runs_of(table)
     arms = arms_of(table)
     for name, (label, line) in ARMS.items():
@@ -133,7 +133,9 @@ def _(table):
         axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
     for axis in (left.xaxis, right.xaxis, right.yaxis):
         axis.set_minor_locator(NullLocator())
-    figure.legend(*_handles(left, right), loc="outside lower center", ncols=3, fontsize=8, handlelength=3)
+    look = {"fontsize": 8, "title_fontsize": 8.5, "handlelength": 3}
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", title="left panel", **look)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", title="right panel", **look)
     steps, final = by_arm(table, "needed").median(), by_arm(table, "test_accuracy").median()
     base = table.base.iloc[0]
     said = {name: f"{number(steps[name])} steps" if np.isfinite(steps[name]) else "never" for name in steps.index}
@@ -148,11 +150,6 @@ def _(table):
         alt="Left: accuracy on held-out images against steps for five arms, with and without batch normalization. Right: steps to "
         "the accuracy of the network without it, against the learning rate, for both recipes.",
     )
-
-
-def _handles(*axes):
-    found = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-    return [handle for handle, _ in found], [label for _, label in found]
 
 
 def _percent(share: float) -> str:
