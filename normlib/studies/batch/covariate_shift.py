@@ -182,7 +182,8 @@ def _fits(table):
 def _(table):
     moved = _fits(table)[[f"{name}_moved" for name in DEGREES.values()]].min()
     text = ", ".join(f"{name} {number(moved[f'{name}_moved'])}" for name in DEGREES.values())
-    return judge_identity("1 % less the smallest difference of the optima", 0.01 - moved.min(), 0.0, f"smallest difference: {text}")
+    said = f"smallest difference: {text}; the answer is a cubic"
+    return judge_identity("1 % less the smallest difference of the optima", 0.01 - moved.min(), 0.0, said)
 
 
 @covariate_shift.claim(

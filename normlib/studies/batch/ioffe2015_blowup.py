@@ -177,7 +177,7 @@ def _over_second_half(table, constant, rate):
 def _(table):
     high = _over_second_half(table, "mean", HIGH).median()
     true = table[table.constant == ""].bias.max()
-    note = f"at the high rate {number(high)}; the true gradient never makes them larger than {number(true)}"
+    note = f"at the high rate {number(high)} (1: no growth); the true gradient never makes them larger than {number(true)}"
     ratio = _over_second_half(table, "mean", ORDINARY)
     return judge_effect("biases at the end / at half-time", ratio, claimed=(1.1, np.inf), null=1, note=note)
 
@@ -215,7 +215,7 @@ def _(table):
     loss = _ends(table, "loss", HIGH)
     lost = table[table.constant == "mean + variance"].groupby(["rate", "seed"]).diverged_at.first().notna().sum()
     growth = number(_ends(table, "growth", HIGH)["mean + variance"].median())
-    note = f"{lost} runs diverged; the weights end at {growth} times their length"
+    note = f"{lost or 'no'} run{'' if lost == 1 else 's'} diverged; the weights end at {growth} times their length"
     return judge_effect(
         "loss, both constant / true gradient", loss["mean + variance"] / loss[""], claimed=(2, np.inf), null=1, note=note
     )
@@ -236,13 +236,14 @@ def _(table):
 
 @bias_blowup.claim(
     "variance-alone",
-    "It is the mean that matters: with the variance alone held constant even a high rate does little harm.",
+    "At a high rate it is the mean that matters: the variance alone held constant does little harm there.",
     criterion="at the high rate the loss ends at no more than 1.5 times that of the true gradient",
     by="notes",
 )
 def _(table):
-    loss = _ends(table, "loss", HIGH)
-    note = f"mean alone constant: {number((loss['mean'] / loss['']).median())}"
+    loss, ordinary = (_ends(table, "loss", rate) for rate in (HIGH, ORDINARY))
+    high, mean, variance = ((of[arm] / of[""]).median() for of, arm in ((loss, "mean"), (ordinary, "mean"), (ordinary, "variance")))
+    note = f"mean alone: {number(high)}; at the ordinary rate variance {number(variance)}, mean {number(mean)}"
     return judge_effect(
         "loss, variance constant / true gradient", loss["variance"] / loss[""], claimed=(0, 1.5), null=np.nan, note=note
     )

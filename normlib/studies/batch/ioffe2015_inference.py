@@ -229,7 +229,7 @@ def _(table):
 )
 def _(table):
     changed = side_by_side(_tuned(table)[0], "batch", "changed")
-    note = f"{number(changed.median().iloc[0])} in batches of {changed.columns[0]}; none with population statistics"
+    note = f"{number(changed.median().iloc[0])} in batches of {changed.columns[0]}; the draft ends before evaluation"
     return judge_effect("share of test images", changed[64], claimed=(0, 1e-3), null=np.nan, note=note)
 
 

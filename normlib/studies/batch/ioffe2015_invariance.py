@@ -180,7 +180,8 @@ def _(table):
     arm = _at(table, TINY)
     ratio = arm.gradient_length / arm.plain_length
     least = arm[ratio < 1].variance.min()
-    note = f"it is shorter only where the pre-activation's variance is above about 1 (here from {number(least)} on)"
+    usual = number(ratio[arm.scale == 1].median())
+    note = f"{usual} at the initial scale; it is shorter where the pre-activation's variance is {number(least)} or more"
     return judge_identity("largest ratio of the lengths, with and without", ratio.max(), 1.0, note)
 
 

@@ -247,7 +247,7 @@ def _(table):
     share, rough = side_by_side(best, "arm", "share"), side_by_side(best, "arm", "roughness")
     change, noisy = side_by_side(best, "arm", "roughness_learned"), ("4 plain", "256 plain")
     ratios = [(wide[a] / wide[b]).median() for a, b in (("32 plain", "0 plain"), noisy) for wide in (rough, change)]
-    note = "roughness of the weights {} and of their change {}; with 4 images over 256: {} and {}".format(*map(number, ratios))
+    note = "roughness, as a ratio: of the weights {}, of their change {}; 4 images over 256: {} and {}".format(*map(number, ratios))
     ratio = share["32 plain"] / share["0 plain"]
     return judge_effect("ratio of the shares", ratio, claimed=(1.05, np.inf), null=1, note=note)
 
@@ -260,5 +260,5 @@ def _(table):
 )
 def _(table):
     wide = side_by_side(table, "arm", "mean_variance")
-    note = f"4/256 = {number(4 / 256)}: the variance of a mean falls as 1/m"
+    note = f"4/256 = {number(4 / 256)}; the variance of a mean falls as 1/m; the draft may mean single samples, another claim"
     return judge_effect("ratio of variances", wide["256 plain"] / wide["4 plain"], claimed=(1, np.inf), null=1, note=note)

@@ -195,7 +195,7 @@ def _(table):
 
 @rates.claim(
     "larger-part",
-    "The layer is the larger part of the gain, rate and recipe the smaller one.",
+    "In this network the layer is the larger part of the gain, rate and recipe the smaller one.",
     criterion="per seed, logarithm of the layer's factor over logarithm of the whole factor (BN ×5, new recipe): above 0.5",
     by="notes",
 )

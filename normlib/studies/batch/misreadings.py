@@ -201,7 +201,7 @@ def _(table):
     by="seed004",
 )
 def _(table):
-    note = "the error is σ/√m, whatever the size of the data"
+    note = "the error grows from 0, where the batch is all the data, to σ/√m; there it stays once the data are many batches"
     return at_most(0.0, table.said_less_by_more_data, "part of that growth that is missing", note)
 
 

@@ -160,7 +160,7 @@ def _(table):
 
 @why.claim(
     "vanishes-far-out",
-    "But for small |x|, the gradient that flows down through a sigmoid vanishes.",
+    "Except for small |x|, the gradient that flows down through a sigmoid vanishes.",
     criterion="taken as a limit, since no number is given: at |x| = 8 the slope is at most 1 % (our bound) of that at 0",
     by="seed003",
 )
@@ -197,7 +197,7 @@ def _(table):
     by="seed004",
 )
 def _(table):
-    note = "it moves a hundredth if the upper one is larger; what shifts is an input, whatever the sizes of gradients"
+    note = "a hundredth as far if the upper one is larger, a hundred times if the lower one is: the step below decides"
     return at_most(0.0, table.unequal_gradients_are_shift, "part of the shift that is gone", note)
 
 
@@ -209,5 +209,5 @@ def _(table):
     by="seed004",
 )
 def _(table):
-    note = "higher orders say what the update does, not what it is computed from"
+    note = "higher orders say what the update does, which the draft may mean, not what it is computed from"
     return at_most(0.0, table.deeper_means_higher_order, "1 if the gradient is those, else 0", note)

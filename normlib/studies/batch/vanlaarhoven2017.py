@@ -175,7 +175,7 @@ def _runs(table):
 
 @effective_rate.claim(
     "same-function",
-    "Before batch normalization, decay λ on weights a times as long does what decay λa² does on the weights themselves.",
+    "Below batch normalization, decay λ on weights a times as long, at a² times the rate, does what decay λa² does on the weights.",
     criterion="networks trained with η, λ, w and with ηa², λ/a², aw, a² = 10, give the same outputs at the end of the twin run, to "
     " a relative difference of 1e-6, for every rate and product",
 )
