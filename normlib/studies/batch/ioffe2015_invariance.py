@@ -99,7 +99,7 @@ def _(table):
         "output_variance": "variance of the output",
         "gradient_length": "length of the gradient of W",
         "cosine": "cosine of gradient and weight",
-        "growth": f"growth of ‖W‖ in {STEPS} steps",
+        "growth": f"growth of ‖W‖ in {STEPS} steps, relative",
     }
     for ax, (column, title) in zip(axes.flat, panels.items(), strict=True):
         for eps, (label, style) in ARMS.items():

@@ -77,7 +77,7 @@ def _(table):
         for norm, label in (("none", "no norm"), ("batch", "batch norm")):
             for weights, style in (("gaussian", "-"), ("orthogonal", "--")):
                 runs = table[(table.activation == activation) & (table.norm == norm) & (table.weights == weights)]
-                name = f"{label}, {weights}"
+                name = f"{label}, {weights.replace('gaussian', 'Gaussian')}"
                 median_and_band(ax, runs, "share", "value", color=norm_color(norm), linestyle=style, label=name)
         ax.set(xlabel="share of values below", xticks=[0, 0.5, 1], title=title)
     axes[0].set(ylabel="singular value", ylim=(-0.1, 3.6))

@@ -121,7 +121,7 @@ def _(table):
     grid = np.array([min(sizes), max(sizes)])
     variances.plot(grid, 1 / grid, color=INK, linewidth=1)
     note(variances, "line: 1/m", 0.6, 0.8)
-    variances.set(yscale="log", ylabel="variance of the batch mean /\nvariance of the values")
+    variances.set(yscale="log", ylabel="variance of the mean /\nvariance of the values")
     for column, marker, label in (("roughness_learned", "D", "roughness"), ("share_learned", "o", "share of the inputs")):
         median_and_band(weights, normed[normed.way == "plain"], "batch", column, color=BLUE, marker=marker)
         level = without[without.way == "plain"][column].median()

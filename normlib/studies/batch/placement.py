@@ -13,11 +13,11 @@ from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.networks.blocks import WeightLayers, preactivation
 from normlib.probes import record_activations
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.common.looks import BLUE, GREEN, INK, ORANGE, median_and_band, note, subplots
+from normlib.studies.common.looks import BLUE, INK, ORANGE, SKY, median_and_band, note, subplots
 from normlib.studies.common.tuning import rates_in_words, tuned
 from normlib.training import accuracy, train
 
-ORDERS = {"norm-activation": ("before", BLUE), "activation-norm": ("after", GREEN)}
+ORDERS = {"norm-activation": ("before", BLUE), "activation-norm": ("after", SKY)}
 LAYERS = 3
 WIDTHS = {"dense": 100, "conv": 16}
 MOMENTS = ["skew", "kurtosis"]
@@ -121,7 +121,8 @@ def _(table):
     for top, bottom, network in zip(*axes, WIDTHS, strict=True):
         for order, (label, color) in ORDERS.items():
             arm = table[(table.network == network) & (table.order == order)]
-            median_and_band(top, arm, "rate", "validation", color=color, label=f"BN {label} ReLU", marker="o")
+            style = {"marker": "o"} if color == BLUE else {"marker": "s", "linestyle": "--"}
+            median_and_band(top, arm, "rate", "validation", color=color, label=f"BN {label} ReLU", **style)
         top.set(xscale="log", xlabel="learning rate", title=network)
         top.set_xticks(sorted(table.rate.unique()), [number(rate) for rate in sorted(table.rate.unique())])
         top.xaxis.set_minor_locator(NullLocator())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor, nn
 
 from normlib.lab import Config, Drawing, Study, judge_effect, judge_identity, number
@@ -22,7 +23,7 @@ from normlib.studies.batch.scale_invariant import (
 )  # fmt: skip
 from normlib.studies.common.arms import population_accuracy
 from normlib.studies.common.inputs import load
-from normlib.studies.common.looks import BLUE, GRAY, GREEN, INK, VERMILION, median_and_band, norm_color, subplots
+from normlib.studies.common.looks import GRAY, GREEN, INK, ORANGE, PINK, median_and_band, norm_color, subplots
 from normlib.studies.common.statements import gap
 from normlib.training import Update, log_steps, train
 
@@ -105,7 +106,7 @@ def growth_gap(start: float, rate: float, step: list[int], square: list[float], 
 
 
 STYLES = ["-", "--", ":"]
-COLORS = [GRAY, BLUE, GREEN, VERMILION]
+COLORS = [INK, GREEN, ORANGE, PINK]  # of the products; blue and gray are for networks with and without the norm
 
 
 @effective_rate.draw
@@ -120,7 +121,7 @@ def _(table):
             for ax, column in zip(axes[0], ("length", "effective_rate"), strict=True):
                 median_and_band(ax, arm, "step", column, color=color, linestyle=style, label=label, linewidth=1.3)
     for style, rate in zip(STYLES, rates, strict=False):
-        axes[0, 1].plot([], [], style, color=INK, linewidth=1.3, label=f"η = {number(rate)}")
+        axes[0, 1].plot([], [], style, color=GRAY, linewidth=1.3, label=f"η = {number(rate)}")
     axes[0, 0].set(ylabel="length of all weights", yscale="log")
     axes[0, 1].set(ylabel="rate that acts, η/‖w‖²", yscale="log")
     named = [line for line in axes[0, 1].lines if not line.get_label().startswith("_")]
@@ -145,10 +146,14 @@ def _(table):
     axes[1, 1].set(xscale="log", xlabel="rate × decay, ηλ", ylabel="test accuracy")
     for ax in axes[1]:
         ax.legend(loc="best", fontsize=7.5)
+    for ax in (*axes[0], axes[1, 0]):
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(lambda value, _: number(value))
+        ax.yaxis.set_minor_locator(NullLocator())
     rate, score, plain = (spread(table, *of).median() for of in (RATES_SPREAD, ("accuracy", "batch"), ("accuracy", "none")))
     return Drawing(
         figure,
-        caption="Batch-normalized networks without gain or shift, trained by SGD. Without decay (gray) the weights only lengthen. "
+        caption="Batch-normalized networks without gain or shift, trained by SGD. Without decay (black) the weights only lengthen. "
         f"With it, runs of one product ηλ end at rates η/‖w‖² within a factor of {number(rate)} of each other, though λ differs by "
         f"one of {number(max(rates) / min(rates))}. Below: that rate, the slope 1/2, and what the measured gradient demands (+). "
         f"At one product, test accuracy differs by at most {number(100 * score)} points between the rates (symbols), without "
