@@ -40,7 +40,7 @@ def noise(seed: int, *shape: int) -> Tensor:
 jacobian = Study(
     "ioffe2015.jacobian",
     item="§3.3, conjecture",
-    title="The singular values of a layer with batch norm are near 1 if it is linear and its weights are orthogonal",
+    title="Are the singular values of a layer with batch norm near 1? Only a linear layer with orthogonal weights comes close",
     kind="init",
     vary={"activation": list(ACTIVATIONS), "norm": ["none", "batch"], "weights": ["gaussian", "orthogonal"]},
     quick={"width": 10, "samples": 20, "wide": 128, "many": 64},

@@ -13,7 +13,7 @@ from normlib.studies.common.looks import INK, median_and_band, norm_color, note,
 growth = Study(
     "yang2019.growth",
     item="the factor √(π/(π − 1))",
-    title="Batch norm makes the gradient grow on its way down, unless the layers are linear",
+    title="Batch norm makes the gradient grow on its way down, unless layers are linear and batches large",
     kind="init",
     vary={"activation": list(ACTIVATIONS), "norm": ["none", "batch"], "batch": [6, 8, 16, 64, 256]},
     quick={"batch": [6, 32, 128], "width": 128, "depth": 12},
