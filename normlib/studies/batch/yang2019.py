@@ -70,7 +70,7 @@ def _(table):
     ticks = sorted(table.batch.unique())
     right.set_xticks(ticks, [str(tick) for tick in ticks])
     right.minorticks_off()
-    note(right, "black: closed forms", 0.5, 0.93, fontsize=9)
+    note(right, "no dots: closed forms", 0.5, 0.93, fontsize=9)
     factor = large.groupby(["norm", "activation"]).factor.median()
     return Drawing(
         figure,

@@ -10,7 +10,7 @@ from torch import Tensor
 from normlib.lab import Drawing, Study, judge_identity, number
 from normlib.layers import make_norm
 from normlib.probes import invariances, is_invariant, linear_and_norm
-from normlib.studies.common.looks import GRID, INK, norm_color, subplots
+from normlib.studies.common.looks import GRID, INK, PAPER, norm_color, subplots
 from normlib.studies.common.statements import normal
 from normlib.weights import weight_norm, weight_standardization
 
@@ -101,7 +101,7 @@ def _(table):
             holds = bool(is_invariant(found.deviation))
             axes.plot(x, y, "s", markersize=17, color=color if holds else GRID, markeredgewidth=0)
             if holds and not is_invariant(found.faint):
-                axes.text(x, y, "eps", ha="center", va="center", fontsize=7.5, color="white")
+                axes.text(x, y, "eps", ha="center", va="center", fontsize=7.5, color=PAPER)
             if shape == "vectors" and spec in PRINTED:
                 mark = "+" if PRINTED[spec][x] else "–"
                 axes.text(x + 0.3, y, mark, ha="left", va="center", fontsize=11, color=INK)
