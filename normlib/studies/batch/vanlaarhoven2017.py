@@ -154,7 +154,8 @@ def _(table):
     return Drawing(
         figure,
         caption="Batch-normalized networks without gain or shift, trained by SGD. Without decay (ηλ = 0) the weights only "
-        f"lengthen. With it, runs of one product ηλ end at rates η/‖w‖² within a factor of {number(rate)} of each other, though λ differs by "
+        f"lengthen. With it, runs of one product ηλ end at rates η/‖w‖² within a factor of {number(rate)} of each "
+        "other, though λ differs by "
         f"one of {number(max(rates) / min(rates))}. Below: that rate, the slope 1/2, and what the measured gradient demands (+). "
         f"At one product, test accuracy differs by at most {number(100 * score)} points between the rates (symbols), without "
         f"normalization by {number(100 * plain)}.",

@@ -153,7 +153,8 @@ def _(table):
         figure,
         caption=f"Which entries share a statistic. A batch of {N} samples (rows) of {C} channels (columns) with {H * W} positions "
         "each (small squares). One output is marked (no color). Colored are the inputs that moved it, "
-        f"when one input was moved at a time, in training. Only {', '.join(couples)} reach other samples, and none of them does in evaluation. Of the "
+        f"when one input was moved at a time, in training. Only "
+        f"{', '.join(couples)} reach other samples, and none of them does in evaluation. Of the "
         f"{rest.norm.nunique()} layers not drawn, {within} do in training.",
         alt="Twelve panels, one a layer: a grid of three samples by six channels of four positions. One entry is marked, those "
         "that share its statistic are colored: a column of channels, a row, part of a row, one cell, or nothing else.",
