@@ -10,7 +10,7 @@ from normlib.data import Dataset
 from normlib.lab import Config, Drawing, Study, judge_effect, number
 from normlib.networks import PlainConvNet
 from normlib.probes import record_activations
-from normlib.studies.batch.grouped import OfGroups, in_groups
+from normlib.studies.common.grouped import OfGroups, in_groups
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.inputs import load
 from normlib.studies.common.looks import GRAY, INK, median_and_band, norm_color, note, subplots

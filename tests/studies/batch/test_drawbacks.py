@@ -8,7 +8,7 @@ import torch
 from normlib.layers import BatchNorm
 from normlib.networks import PlainConvNet
 from normlib.studies.batch.drawbacks import worth
-from normlib.studies.batch.grouped import OfGroups, in_groups
+from normlib.studies.common.grouped import OfGroups, in_groups
 from normlib.studies.batch.leakage import replaced
 
 
