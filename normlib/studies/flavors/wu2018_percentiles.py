@@ -1,0 +1,190 @@
+"""Wu & He (2018), Fig. 6: what the last convolution puts out over training, without norm, with batch and with group norm."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normlib.lab import Diverged, Drawing, Study, judge_effect, number
+from normlib.probes import reduce_activations
+from normlib.studies.common.arms import images_for, side_by_side
+from normlib.studies.common.looks import norm_color, subplots
+from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.flavors.convnets import BATCH, convnet, errors, fit
+from normlib.training.history import log_steps
+
+NAMES = {"none": "none", "batch:ghost=32": "batch", "group:size=8": "group"}
+NONE, BATCH_NORM, GROUP = NAMES
+PERCENTILES = [1, 20, 80, 99]
+COLUMNS = [f"p{percent}" for percent in PERCENTILES]
+SAMPLE = 256  # training images that the outputs are taken of
+LOOKS = 24  # about how often, denser at the start
+
+percentiles = Study(
+    "wu2018.percentiles",
+    item="Fig 6",
+    title="What the last convolution puts out over training, without norm, with batch norm, with group norm",
+    kind="train",
+    vary={"norm": list(NAMES), "rate": [0.02, 0.06, 0.2, 0.6]},
+    quick={
+        "data": "digits", "pool": 1, "train": 500, "validation": 100, "depth": 8, "width": 16, "epochs": 3, "rate": [0.02, 0.06],
+    },
+    laptop={
+        "data": "fashion-mnist", "pool": 2, "train": 3_000, "validation": 600, "test": 4_000, "depth": 10, "width": 32, "epochs": 4,
+    },
+    full={"data": "cifar10", "pool": 1, "validation": 5_000, "depth": 14, "width": 64, "epochs": 30},
+)  # fmt: skip
+
+
+def spread(values: Tensor) -> dict[str, float]:
+    """Return the percentiles of all entries: of all images, channels and positions."""
+    levels = torch.tensor(PERCENTILES, dtype=torch.float64, device=values.device) / 100
+    found = values.double().flatten().quantile(levels).tolist()
+    return dict(zip(COLUMNS, found, strict=True))
+
+
+@percentiles.trial
+def _(c, seed):
+    tune, images = images_for(c, seed)
+    net = convnet(c, tune, c.norm, seed)
+    last = f"blocks.{len(net.blocks) - 1}.layer"  # the convolution, before its norm and the ReLU
+    steps = int(c.epochs * (len(tune.x_train) // BATCH))
+
+    def measure(step, model):
+        return reduce_activations(model, tune.x_train[:SAMPLE], spread, [last], training=True)[last, "output"]
+
+    when = log_steps(steps + 1, LOOKS)
+    run = fit(net, tune, epochs=c.epochs, rate=c.rate, seed=seed, probe=measure, probe_steps=when)
+    if run.diverged_at is not None:
+        raise Diverged(f"the loss is not finite at step {run.diverged_at}", **run.probes)
+    return {**run.probes, **errors(net, tune, images)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# What is read from the table
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+def at_rates(table):
+    """Return the runs with each arm at its best rate, those with all at the rate of the arm without norm, and the best rates."""
+    own, rates = tuned(table, ["norm"], "held_out_error", low=True)
+    return own, table[table.rate == rates[NONE]], rates
+
+
+def ranges(runs, at=-1):
+    """Return the distance from the 1st to the 99th percentile: a row a seed, a column an arm.
+
+    Args:
+        runs: each arm at one rate.
+        at: -1 after the last step, 0 before the first.
+    """
+    step = runs.groupby(["norm", "seed"]).step.transform("max" if at else "min")
+    ends = runs[(runs.step == step) | runs.step.isna()]
+    return side_by_side(ends.assign(range=ends.p99 - ends.p1), "norm", "range").reindex(columns=list(NAMES))
+
+
+def wider(values):
+    """Return, for each seed, the number of the network without norm over the larger of those with norm."""
+    return values[NONE] / values[[BATCH_NORM, GROUP]].max(axis=1, skipna=False)
+
+
+@percentiles.draw
+def _(table):
+    own, common, rates = at_rates(table)
+    figure, axes = subplots(2, 3, height=2.1, sharey=True, sharex=True)
+    for row, runs in zip(axes, (own, common), strict=True):
+        for ax, (norm, name) in zip(row, NAMES.items(), strict=True):
+            arm = runs[runs.norm == norm].dropna(subset=["step"])
+            middle, color = arm.groupby("step")[COLUMNS].median(), norm_color(norm)
+            ax.fill_between(middle.index, middle.p1, middle.p99, color=color, alpha=0.2, linewidth=0)
+            ax.fill_between(middle.index, middle.p20, middle.p80, color=color, alpha=0.35, linewidth=0)
+            for column in COLUMNS:
+                ax.plot(middle.index, middle[column], color=color, linewidth=1.3)
+            rate = arm.rate.iloc[0] if len(arm) else rates[NONE]
+            ax.set_title(f"{name}, rate {number(rate)}", fontsize=9.5)
+    for ax in axes[1]:
+        ax.set_xlabel("step")
+    axes[0, 0].set_ylabel("each at its own rate\noutput", fontsize=9)
+    axes[1, 0].set_ylabel("all at one rate\noutput", fontsize=9)
+    end, one = ranges(own).median(), ranges(common).median()
+    return Drawing(
+        figure,
+        caption=f"The 1st, 20th, 80th and 99th percentile of what the last convolution puts out, before norm and ReLU, over "
+        f"training. {BATCH} images per update, batch statistics over 32. From the 1st to the 99th it is {number(end[NONE])} at "
+        f"the end without norm, {number(end[BATCH_NORM])} with batch and {number(end[GROUP])} with group norm (**top**, rates by "
+        f"held-out images: {rates_in_words(rates, NAMES)}); at the rate of the network without norm, {number(rates[NONE])}, it is "
+        f"{number(one[NONE])}, {number(one[BATCH_NORM])} and {number(one[GROUP])} (**bottom**). Medians over seeds."
+        f"{_edges(table, rates)}",
+        alt="Six panels: the 1st, 20th, 80th and 99th percentile of the last convolution's output against the step, without norm, "
+        "with batch norm and with group norm; each at its own rate above, all at one rate below.",
+    )
+
+
+def _edges(table, rates):
+    """Say for which arms the best rate is the lowest or the highest that was tried, and nothing if there is none."""
+    tried = sorted(table.rate.unique())
+    ends = [NAMES[norm] for norm, rate in rates.items() if rate in (tried[0], tried[-1])]
+    return f" At an end of the rates that were tried: {', '.join(ends)}." if ends else ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# What is claimed
+# ---------------------------------------------------------------------------------------------------------------------------
+
+RANGE = "distance from the 1st to the 99th percentile of the last convolution's output, before norm and ReLU, at the end"
+
+
+@percentiles.claim(
+    "wider",
+    "Without normalization the outputs of the last convolution spread at least twice as wide as with batch or group normalization.",
+    criterion=f"{RANGE}, each arm at its own rate: without norm over the larger of the two with norm, at least 2",
+)
+def _(table):
+    ratio = wider(ranges(at_rates(table)[0]))
+    return judge_effect("range without norm / with norm, own rates", ratio, claimed=(2, np.inf), null=1)
+
+
+@percentiles.claim(
+    "alike",
+    "Batch and group normalization behave alike.",
+    criterion=f"{RANGE}, each arm at its own rate: batch over group between 1/2 and 2",
+)
+def _(table):
+    found = ranges(at_rates(table)[0])
+    return judge_effect("range with batch / with group norm", found[BATCH_NORM] / found[GROUP], claimed=(0.5, 2), null=np.nan)
+
+
+@percentiles.claim(
+    "control",
+    "Normalization is what controls the distribution of these outputs: without it they widen by a larger factor.",
+    criterion="the range at the end over that before the first step, each arm at its own rate: the factor without norm is above "
+    "the larger of the two factors with norm",
+)
+def _(table):
+    own = at_rates(table)[0]
+    growth = ranges(own) / ranges(own, 0)
+    said = ", ".join(f"{NAMES[norm]} × {number(growth[norm].median())}" for norm in NAMES)
+    return judge_effect("growth without norm / with norm", wider(growth), claimed=(1, np.inf), null=1, note=said)
+
+
+@percentiles.claim(
+    "one-rate",
+    "The difference in spread is not one of learning rates: it is there at one rate for all, too.",
+    criterion="as `wider`, all arms at the rate that suits the network without norm",
+    by="notes",
+)
+def _(table):
+    ratio = wider(ranges(at_rates(table)[1]))
+    return judge_effect("range without norm / with norm, one rate", ratio, claimed=(2, np.inf), null=1)
+
+
+@percentiles.claim(
+    "group-better",
+    "In a deep network without shortcuts group normalization has a lower error than batch normalization.",
+    criterion="test error at the end, each arm at its own rate: batch norm is above group norm (in the paper, for VGG-16, by 0.4 "
+    "points)",
+)
+def _(table):
+    error = side_by_side(at_rates(table)[0], "norm", "test_error")
+    return judge_effect("points of error, batch minus group", error[BATCH_NORM] - error[GROUP], claimed=(0, np.inf), null=0)
