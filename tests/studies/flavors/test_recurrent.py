@@ -1,0 +1,43 @@
+"""What is measured along a sequence against derivatives by hand, and what is read from a table against numbers made up for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from normlib.layers import BatchNormLSTMCell
+from normlib.studies.flavors.ba2016_recurrent import decades, drift, share_of_steps
+from normlib.studies.flavors.sequences import along
+
+
+def test_the_gradient_runs_through_all_later_steps() -> None:
+    cell, head = nn.RNNCell(1, 1, nonlinearity="relu").double(), nn.Linear(1, 2).double()
+    for parameter, value in zip(cell.parameters(), (1.0, 0.5, 0.0, 0.0), strict=True):
+        nn.init.constant_(parameter, value)
+    nn.init.zeros_(head.bias)
+    head.weight.data = torch.tensor([[0.0], [2.0]]).double()
+    found = along(cell, head, torch.tensor([[[1.0], [0.0], [4.0]]]).double(), torch.tensor([0]))
+    assert found.sizes == pytest.approx([1.0, 0.5, 4.25])
+    last = 2 / (1 + np.exp(-2 * 4.25))  # the derivative of log(1 + exp(2 h))
+    assert found.gradients == pytest.approx([last / 4, last / 2, last])
+
+
+def test_a_cell_is_left_as_it_is() -> None:
+    cell = BatchNormLSTMCell(3, 4, max_length=5).eval()
+    before = {name: value.clone() for name, value in cell.state_dict().items()}
+    found = along(cell, nn.Linear(4, 2), torch.randn(6, 5, 3), torch.arange(6) % 2)
+    assert len(found.sizes) == len(found.gradients) == 5 and not cell.training
+    assert all(torch.equal(before[name], value) for name, value in cell.state_dict().items())
+
+
+def test_what_is_read_from_a_table() -> None:
+    made = {"step": [0, 5, 10], "row": [0, 1, 2], "size_start": [1.0, 2.0, 4.0], "gradient_start": [0.01, 1.0, 10.0]}
+    plain = pd.DataFrame({"norm": "none", "scale": 1.0, "seed": 0, "loss": [3.0, 1.0, 2.0], **made})
+    runs = pd.concat([plain, plain.assign(norm="layer", loss=[3.0, 2.0, 1.0]), plain.assign(norm="batch", loss=[3.0, 2.0, 1.5])])
+    assert drift(runs, "size_start").loc[0, ("none", 1.0)] == pytest.approx(np.log(4))
+    assert decades(runs).loc[0, ("none", 1.0)] == pytest.approx(-3)
+    assert share_of_steps(runs, "layer", "none", "norm") == {0: 2.0}
+    assert share_of_steps(runs, "batch", "none", "norm") == {0: np.inf}
