@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor, nn
 
 from normlib.data import Dataset
@@ -131,6 +131,7 @@ def _(table):
             chosen = rows[rows.rate == rates[batch, arm]].held_out.median()
             bottom.plot(rates[batch, arm], chosen, "o", color=look["color"], markerfacecolor=PAPER, markersize=5)
         top.set(yscale="log", xlabel="epoch", title=f"{batch} images per update")
+        top.xaxis.set_major_locator(MaxNLocator(integer=True))
         ticks = sorted(table[table.batch == batch].rate.unique())
         bottom.set(xscale="log", xlabel="learning rate", ylim=(lowest - 2, 3 * lowest))
         bottom.set_xticks(ticks, [f"{rate:g}" for rate in ticks], fontsize=8)
@@ -158,17 +159,19 @@ def _caption(table):
         "Batch norm takes its statistics over the images of the update, so here both change together. **Top** Mean loss of the "
         "batches of an epoch, in train mode, each arm at the rate at which its curve lies lowest. At 128 BN on all layers lies at "
         f"{number(above(table, 128, 'batch + logits').median())} times LN (geometric mean over epochs), BN on the hidden layers at "
-        f"{number(above(table, 128, 'batch').median())} times. {_edges(table, fastest(table)[1])} **Bottom** Error on held-out "
-        f"images. Each arm is tested at its best rate there (rings). {_edges(table, best(table)[1])} Test error in percent at 128 "
+        f"{number(above(table, 128, 'batch').median())} times. {_edges(table, fastest(table)[1])}**Bottom** Error on held-out "
+        f"images. Each arm is tested at its best rate there (rings). {_edges(table, best(table)[1])}Test error in percent at 128 "
         f"and at 4, each over its own number of epochs: {listed}."
     )
 
 
 def _edges(table, rates):
-    """Say which arms chose a rate at an end of the grid."""
+    """Say which arms chose a rate at an end of the grid; a grid of two rates has nothing but ends."""
     levels = table.groupby("batch").rate.agg(["min", "max"])
-    edges = [f"{ARMS[arm][1]} at {batch}" for (batch, arm), rate in rates.items() if rate in set(levels.loc[batch])]
-    return f"At an end of its grid: {', '.join(edges)}." if edges else "No rate lies at an end of its grid."
+    edges = [f"{ARMS[arm][1]} at {batch}" for batch in BASE for arm in ARMS if rates[batch, arm] in set(levels.loc[batch])]
+    if table.times.nunique() < 3:
+        return ""
+    return f"At an end of its grid: {', '.join(edges)}. " if edges else "No rate lies at an end of its grid. "
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from normlib.networks import MLP, RecurrentClassifier
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import median_and_band, norm_color, note, subplots
 from normlib.studies.common.statements import gap, normal
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import tuned
 from normlib.surgery import swap
+from normlib.surgery.swap import kind_of
 from normlib.training import Update, accuracy, train
 
 NETWORKS = {"dense": "dense", "gru": "GRU"}
@@ -64,7 +65,7 @@ def shares_of_the_mean(net: nn.Module, found: list[Tensor]) -> Iterator[None]:
         x = inputs[0].detach()
         found.append(x.mean(1).square() / x.square().mean(1))
 
-    norms = [module for module in net.modules() if "Norm" in type(module).__name__]
+    norms = [module for module in net.modules() if kind_of(module) in NAMES]
     hooks = [norm.register_forward_pre_hook(look) for norm in norms]
     try:
         yield
@@ -144,6 +145,7 @@ def _(table):
                     bottom.plot(x + shift, median, "o", color=norm_color(norm), markerfacecolor=face)
         top.set(xscale="log", yscale="log", xlabel="step", title=NETWORKS[network])
         top.yaxis.set_minor_locator(NullLocator())
+        top.xaxis.set_minor_locator(NullLocator())
         bottom.set(xlim=(-0.5, 1.5), ylim=(-0.05, 1.05))
         bottom.set_xticks([0, 1], [f"weights around {center:g}" for center in CENTERS])
     low, high = kept.loss.min(), kept.loss.max()
@@ -157,15 +159,19 @@ def _(table):
         f"{name} {_signed(excess(table, 0.0)[network])} around 0 and {_signed(excess(table, 0.2)[network])} around 0.2"
         for network, name in NETWORKS.items()
     )
-    names = {(n, c, k): f"{NAMES[k]} in the {NETWORKS[n]} network around {c:g}" for n, c, k in rates}
+    listed = "; ".join(
+        f"{name} {', '.join(number(rates[network, center, norm]) for center in CENTERS for norm in NAMES)}"
+        for network, name in NETWORKS.items()
+    )
     ends = {table.rate.min(), table.rate.max()}
-    edges = [names[arm] for arm, rate in rates.items() if rate in ends]
+    edges = [f"{NAMES[n]}, {NETWORKS[k]}, around {c:g}" for (k, c, n), rate in rates.items() if rate in ends]
     return Drawing(
         figure,
         caption="Test error of RMS norm less that of layer norm, in points (median of the differences seed by seed, and their "
         f"range): {said}. **Top** Loss of the training batches. **Bottom** How much of the mean square of a norm's input is the "
-        "square of its mean, median over norms and samples. Rates of Adam, falling linearly to zero, by error on held-out images: "
-        f"{rates_in_words(rates, names)}. " + (f"At an end of the grid: {', '.join(edges)}." if edges else ""),
+        "square of its mean, median over norms and samples. Rates of Adam, falling linearly to zero, by error on held-out images, "
+        f"of LN and RMS around 0, then around 0.2: {listed}."
+        + (f" At an end of the grid: {'; '.join(edges)}." if edges and len(table.rate.unique()) > 2 else ""),
         alt="Top: training loss against the step for layer and RMS norm, with weights around 0 and around 0.2, in a dense network "
         "and a GRU. Bottom: share of the mean in the mean square, before and after training.",
     )
