@@ -108,16 +108,16 @@ def _(table):
     axes[2].set_yticks(range(len(NAMES)), list(NAMES.values()))
     for label, norm in zip(axes[2].get_yticklabels(), NAMES, strict=True):
         label.set_color(norm_color(norm))
-    axes[2].set(xlabel="error (%)", title="test images, at the end", ylim=(len(NAMES) - 0.5, -0.5))
+    axes[2].set(xlabel="error (%)", title="test images", ylim=(len(NAMES) - 0.5, -0.5))
     axes[2].grid(False, axis="y")
     ends, train = scores.median(), final(table, "train_error").median()
     said = ", ".join(f"{NAMES[norm]} {ends[norm]:.1f}" for norm in ends.sort_values().index)
     return Drawing(
         figure,
-        caption=f"{BATCH} images per update; batch norm takes its statistics over 32 of them. Test error in percent at the end, the "
-        f"median over seeds: {said}. Batch norm errs on {train[BATCH_NORM]:.1f} % of its training images, group norm on "
-        f"{train[GROUP]:.1f} %. **Left, middle** Error over training, in eval mode. **Right** A circle a seed, a bar the median."
-        f" Learning rate, by held-out images: {rates_in_words(rates, NAMES)}.{_edges(table, rates)}",
+        caption=f"{BATCH} images per update; batch norm takes its statistics over 32 of them. Test error in percent at the end, "
+        f"the median over seeds: {said}. Batch norm errs on {train[BATCH_NORM]:.1f} % of its training images, group norm on "
+        f"{train[GROUP]:.1f} %. **Left, middle** Error over training, in eval mode. **Right** A circle a seed, a bar the median. "
+        f"Learning rate, by held-out images: {rates_in_words(rates, NAMES)}.{_edges(table, rates)}",
         alt="Error against the epoch on training and on held-out images for batch, group, layer, instance and weight "
         "normalization and none; beside it the test errors at the end, one row for each.",
     )

@@ -7,7 +7,7 @@ from matplotlib.ticker import NullLocator
 
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.common.looks import median_and_band, norm_color, note, subplots
+from normlib.studies.common.looks import median_and_band, norm_color, subplots
 from normlib.studies.common.tuning import tuned
 from normlib.studies.flavors.convnets import BATCH, convnet, errors, fit
 
@@ -100,7 +100,6 @@ def _(table):
     axes[1].set(xscale="log", xlabel="learning rate", title="held-out images")
     axes[1].set_xticks(tried, [number(rate) for rate in tried])
     axes[1].xaxis.set_minor_locator(NullLocator())
-    note(axes[1], "dots: the rates chosen", 0.97, 0.93, ha="right", fontsize=8.5)
     error = final(table)
     at = error.median()
     edge = [str(g) for g, rate in sorted(rates.items()) if len(tried) > 1 and rate in (tried[0], tried[-1])]
@@ -113,8 +112,8 @@ def _(table):
         f"{', '.join(map(str, INTERIOR))}, {at[16]:.1f} with two channels a group, {at[WIDTH]:.1f} with one. "
         f"**Left** Against the number of groups; open circles are seeds. **Right** Against the learning rate. Rate by "
         f"number of groups: {chosen}.{ended}",
-        alt="Left: test and training error against the number of groups, with layer norm at one end and instance norm at the other. "
-        "Right: held-out error against the learning rate, one line for each number of groups.",
+        alt="Left: test and training error against the number of groups, with layer norm at one end and instance norm at the "
+        "other. Right: held-out error against the learning rate, one line for each number of groups.",
     )
 
 
