@@ -62,6 +62,7 @@ STUDIES = Registry(
         "notes.rule_of_thumb": "normlib.studies.flavors.rule_of_thumb:rule_of_thumb",
         "huang2018.whitening": "normlib.studies.flavors.huang2018:whitening",
         "ba2016.recurrent": "normlib.studies.flavors.ba2016_recurrent:recurrent",
+        "cooijmans2017.lstm": "normlib.studies.flavors.cooijmans2017_lstm:lstm",
         "ulyanov2016.contrast": "normlib.studies.flavors.ulyanov2016:contrast",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
