@@ -24,7 +24,7 @@ ARMS = {  # the norm of the hidden layers, and in words; the last two normalize 
     "batch + logits": ("batch", "BN, all layers", "--"),
     UNBIASED: ("batch", "BN, all, unbiased", ":"),
 }
-BASE = {128: 6e-4, 4: 1e-4}  # the lowest rate of each batch
+BASE = {128: 6e-4, 4: 2e-4}  # the lowest rate of each batch
 
 figure6 = Study(
     "ba2016.fig6",
