@@ -24,7 +24,7 @@ BN = {f"batch:ghost={size}": size for size in SIZES}
 OTHERS = {"group:size=8": "group", "none": "none"}
 NAMES = {**{arm: f"batch {size}" for arm, size in BN.items()}, **OTHERS}
 TESTS = ["running", "average", "pooled", "32", "16", "8", "4", "2", "1"]  # the statistics in a test
-TEST_NAMES = ["running", "mean of\ntraining\nsize", "mean\nof 32", *TESTS[3:]]
+TEST_NAMES = ["run-\nning", "mean", "mean\nof 32", *TESTS[3:]]
 
 damage = Study(
     "wu2018.damage",
@@ -119,22 +119,23 @@ def _(table):
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if left.get_ylim()[0] < tick < left.get_ylim()[1]]
     left.set_yticks(ticks, [f"{tick}" for tick in ticks])
     left.minorticks_off()
-    for text, y, color in (("batch", 0.96, "batch"), ("group", 0.89, "group"), ("none", 0.82, "none")):
-        note(left, text, 0.97, y, ha="right", va="top", color=norm_color(color))
-    note(left, "solid: test\ndashed: training", 0.97, 0.7, ha="right", va="top", fontsize=8)
+    for text, x, color in (("batch", 0.0, "batch"), ("group", 0.4, "group"), ("none", 0.8, "none")):
+        note(left, text, x, 1.02, color=norm_color(color))
+    note(left, "solid: test\ndashed: training", 0.97, 0.97, ha="right", va="top", fontsize=8.5)
     cells = _by_test(table).median()
     _fill(right, cells)
     scores = _scores(table).median()
     return Drawing(
         figure,
-        caption=f"Every update takes {BATCH} images, and batch norm's statistics 32 to 1 of them ({RECIPE}). **Left** Test error "
-        "with running averages, and training error with statistics as in training. With 2 images per statistic batch norm has "
-        f"{number(scores[2])} % test error, with 32 {number(scores[32])} %; group norm has {number(scores['group:size=8'])} %, no "
-        f"norm {number(scores['none'])} %. **Right** Test error (%) of each trained network by the statistics used in the test: "
-        "running averages; averages over the training set of statistics that span as many images as in training, or 32; "
-        f"statistics of the test images, so many at a time. The network of one image per statistic has {number(cells[1, 'running'])} "
-        f"% with running averages and {number(cells[1, '1'])} % with each image's own; the frame marks what a network was trained "
-        f"with. Medians over seeds. Learning rates, by held-out error with running averages: {rates_in_words(rates, NAMES)}.",
+        caption=f"Every update takes {BATCH} images, and batch norm's statistics {BATCH} to 1 of them ({RECIPE}). **Left** Test "
+        "error with running averages, and training error with statistics as in training. With 2 images per statistic batch norm "
+        f"has {number(scores[2])} % test error, with {BATCH} {number(scores[BATCH])} %; group norm has "
+        f"{number(scores['group:size=8'])} %, no norm {number(scores['none'])} %. **Right** Test error (%) of each network, by the "
+        f"statistics used in the test: running averages; statistics of as many images as in training, or of {BATCH}, averaged anew "
+        "over the training set (*mean*); those of the test images themselves, so many at a time. The frame marks what a network "
+        f"was trained with. Trained with one image, it has {number(cells[1, 'running'])} % with running averages and "
+        f"{number(cells[1, '1'])} % with each image's own. Medians over seeds. Learning rates, by held-out error with running "
+        f"averages: {rates_in_words(rates, NAMES)}.",
         alt="Left: test and training error against images per statistic, 1 to 32, with lines for group norm and no norm. Right: a "
         "table of test errors, rows by images per statistic in training, columns by statistics in the test.",
     )
@@ -143,20 +144,25 @@ def _(table):
 def _fill(axes, cells):
     """Draw the table of errors: the stronger the color, the larger the error, on a log scale."""
     sizes = [size for size in SIZES if (size, TESTS[0]) in cells]
-    low, high = np.log(np.maximum(cells.min(), 0.1)), np.log(cells.max())
+    low, high = np.log(max(cells.min(), 0.1)), np.log(cells.max())
+    places = [column + (0.25 if column > 2 else 0) for column in range(len(TESTS))]  # averages apart from the test's own
     for row, size in enumerate(sizes):
-        for column, name in enumerate(TESTS):
-            value = cells[size, name]
+        for at, name in zip(places, TESTS, strict=True):
+            value = cells.get((size, name), np.nan)
+            if not np.isfinite(value):
+                continue
             share = (np.log(max(value, 0.1)) - low) / max(high - low, 1e-9)
-            box = {"facecolor": norm_color("batch"), "alpha": 0.05 + 0.6 * share, "linewidth": 0}
-            axes.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, **box))
-            axes.text(column, row, f"{value:.0f}" if value >= 99.5 else f"{value:.1f}", ha="center", va="center", fontsize=8)
+            look = {"facecolor": norm_color("batch"), "alpha": 0.05 + 0.6 * share, "linewidth": 0}
+            axes.add_patch(Rectangle((at - 0.48, row - 0.48), 0.96, 0.96, **look))
+            axes.text(at, row, f"{value:.0f}" if value >= 99.5 else f"{value:.1f}", ha="center", va="center", fontsize=8)
             if name == str(size):
-                axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.4))
-    axes.set(xlim=(-0.5, len(TESTS) - 0.5), ylim=(len(sizes) - 0.5, -0.5), ylabel="images per statistic in training")
+                axes.add_patch(Rectangle((at - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.4))
+    axes.set(xlim=(-0.5, places[-1] + 0.5), ylim=(len(sizes) - 0.5, -0.5), ylabel="images per statistic in training")
     axes.set_yticks(range(len(sizes)), [f"{size}" for size in sizes])
-    axes.set_xticks(range(len(TESTS)), TEST_NAMES, fontsize=8)
+    axes.set_xticks(places, TEST_NAMES, fontsize=8)
     axes.set_xlabel("statistics in the test")
+    note(axes, "averages", -0.48, -0.6, transform=axes.transData)
+    note(axes, "of so many test images", 2.77, -0.6, transform=axes.transData)
     axes.grid(False)
     axes.tick_params(length=0)
     for side in axes.spines.values():
@@ -198,7 +204,8 @@ def _(table):
 @damage.claim(
     "training-error",
     "Each halving of the images per statistic, down to two, raises batch norm's training error.",
-    criterion="training error with statistics as in training, at 32, 16, 8, 4 and 2 images: the smallest of the four rises is above 0",
+    criterion="training error with statistics as in training, at 32, 16, 8, 4 and 2 images: the smallest of the four rises is "
+    "above 0",
     by="notes",
 )
 def _(table):
