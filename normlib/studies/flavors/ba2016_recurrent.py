@@ -7,10 +7,10 @@ from matplotlib.ticker import NullLocator
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.networks import RecurrentClassifier
-from normlib.studies.common.arms import first_at, images_for, side_by_side
+from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import median_and_band, norm_color, note, subplots
 from normlib.studies.common.tuning import rates_in_words, tuned
-from normlib.studies.flavors.sequences import BATCH, learn
+from normlib.studies.flavors.sequences import BATCH, learn, share_of_steps
 
 NORMS = {"none": "none", "layer": "layer norm"}
 SCALES = [0.5, 1.0, 2.0]  # of the orthogonal recurrent weights at the start
@@ -61,17 +61,6 @@ def decades(runs, column: str = "gradient_start"):
     """Return for each run the decades by which the gradient at the first row exceeds that at the last; shaped as `drift`."""
     gradients = runs.sort_values("row").groupby(["seed", *ARMS])[column]
     return np.log10(gradients.first() / gradients.last()).unstack(ARMS)
-
-
-def share_of_steps(runs, arm: str, plain: str, column: str):
-    """Return for each seed the step at which an arm reaches the lowest loss of the plain one, over the plain one's step."""
-    shares = {}
-    for seed, own in runs.groupby("seed"):
-        usual, other = (own[own[column] == name].sort_values("step") for name in (plain, arm))
-        target = usual.loss.min()
-        then = first_at(usual.step, -usual.loss, -target)
-        shares[seed] = first_at(other.step, -other.loss, -target) / then if then else np.nan
-    return shares
 
 
 @recurrent.draw

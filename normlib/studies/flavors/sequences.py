@@ -6,12 +6,14 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from normlib.data import Dataset
 from normlib.lab import Config, Diverged
+from normlib.studies.common.arms import first_at
 from normlib.training import Update, evaluate, train
 
 BATCH = 64  # images per update; batch norm takes its statistics over the same images
@@ -94,3 +96,21 @@ def learn(net: nn.Module, c: Config, images: Dataset, tests: Dataset, seed: int)
         "lowest": min(run.probes["loss"]),
         **errors,
     }  # fmt: skip
+
+
+def share_of_steps(runs: pd.DataFrame, arm: str, plain: str, column: str) -> dict[int, float]:
+    """Return for each seed the step at which an arm reaches the lowest loss of the plain one, over the plain one's step.
+
+    Args:
+        runs: the columns `seed`, `step` and `loss`, and the one that tells the arms apart.
+        arm: one level of that column.
+        plain: another.
+        column: its name.
+    """
+    shares = {}
+    for seed, own in runs.groupby("seed"):
+        usual, other = (own[own[column] == name].sort_values("step") for name in (plain, arm))
+        target = usual.loss.min()
+        then = first_at(usual.step, -usual.loss, -target)
+        shares[seed] = first_at(other.step, -other.loss, -target) / then if then else np.nan
+    return shares

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from normlib.layers import BatchNormLSTMCell
-from normlib.studies.flavors.ba2016_recurrent import decades, drift, share_of_steps
-from normlib.studies.flavors.sequences import along
+from normlib.studies.flavors.ba2016_recurrent import decades, drift
+from normlib.studies.flavors.sequences import along, share_of_steps
 
 
 def test_the_gradient_runs_through_all_later_steps() -> None:
