@@ -76,10 +76,10 @@ def _(c, seed):
     losses[: len(run.loss)] = run.loss
     columns = {"rate": rate, "epoch": list(range(1, epochs + 1)), "nll": losses.reshape(epochs, per_epoch).mean(1).tolist()}
     if run.diverged_at is not None:
-        raise Diverged(f"the loss is not finite at step {run.diverged_at}", **columns, held_out=np.nan, test=np.nan)
+        raise Diverged(f"the loss is not finite at step {run.diverged_at}", **columns, held_out=np.nan, test_error=np.nan)
     if any(isinstance(module, BatchNorm) for module in net.modules()):
         reestimate_statistics(net, tune.x_train[: c.population // c.batch * c.batch].split(c.batch))
-    return {**columns, "held_out": error(net, tune), "test": error(net, images)}
+    return {**columns, "held_out": error(net, tune), "test_error": error(net, images)}
 
 
 def error(net: nn.Module, images: Dataset) -> float:
@@ -107,7 +107,7 @@ def fastest(table):
 
 def test_errors(table, batch):
     """Return the test error at the rate tuned on held-out images: one row a seed, one column an arm."""
-    return side_by_side(best(table)[0], "arm", "test", batch=batch)
+    return side_by_side(best(table)[0], "arm", "test_error", batch=batch)
 
 
 def above(table, batch, arm):

@@ -103,12 +103,12 @@ def _(c, seed):
     )  # fmt: skip
     columns = {**start, **run.curve(25)}
     if run.diverged_at is not None:
-        raise Diverged(f"the loss is not finite at step {run.diverged_at}", **columns, held_out=np.nan, test=np.nan)
+        raise Diverged(f"the loss is not finite at step {run.diverged_at}", **columns, held_out=np.nan, test_error=np.nan)
     return {
         **columns,
         "share_end": mean_share(net, look),
         "held_out": 100 * (1 - accuracy(net, tune.x_test, tune.y_test, statistics="eval", batch_size=1_000)),
-        "test": 100 * (1 - accuracy(net, images.x_test, images.y_test, statistics="eval", batch_size=1_000)),
+        "test_error": 100 * (1 - accuracy(net, images.x_test, images.y_test, statistics="eval", batch_size=1_000)),
     }
 
 
@@ -124,7 +124,7 @@ def best(table):
 
 def excess(table, center):
     """Return the points of test error that RMS norm has more than layer norm: one row a seed, one column a network."""
-    errors = side_by_side(best(table)[0], ["network", "norm"], "test", center=center)
+    errors = side_by_side(best(table)[0], ["network", "norm"], "test_error", center=center)
     return errors.xs("rms", axis=1, level="norm") - errors.xs("layer", axis=1, level="norm")
 
 
