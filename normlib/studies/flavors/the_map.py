@@ -103,12 +103,12 @@ def _(table):
     value, gradient = activations[activations.samples == 2], activations[activations.samples == 1]
     return Drawing(
         figure,
-        caption=f"Each of {len(runs)} normalizers probed on maps of three samples. From the left: axes over which an output answers "
-        "to other entries (a ring: in the gradient alone); whether a shift or a scale common to all it acts on is ignored; which of "
-        "six changes of weights and data the normalized layer does not notice; whether numbers stored in training move, and "
-        "evaluation computes something else; numbers learned per channel (after a plus: in all); the smallest batch of vectors it "
-        f"accepts. {len(value)} tie samples together in their outputs, {len(gradient)} ({called(gradient.norm)}) in the gradient "
-        "alone.",
+        caption=f"Each of {len(runs)} normalizers probed on maps of three samples. From the left: axes over which an output "
+        "answers to other entries (a ring: in the gradient alone); whether a shift or a scale common to all it acts on is ignored; "
+        "which of six changes of weights and data the normalized layer does not notice; whether numbers stored in training move, "
+        "and evaluation computes something else; numbers learned per channel (after a plus: in all); the smallest batch of vectors "
+        f"it accepts. {len(value)} tie samples together in their outputs, {len(gradient)} ({called(gradient.norm)}) in the "
+        "gradient alone.",
         alt="A table of normalizers in four sections: those that tie samples together, stay within a sample, have no statistics, "
         "or act on weights. Marks tell axes, what is removed, six invariances, storage; numbers count parameters and batch.",
     )
