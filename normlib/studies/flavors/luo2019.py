@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from normlib.lab import Drawing, Study, judge_effect, number
+from normlib.layers import SwitchNorm
 from normlib.layers.moments import instance_moments, pooled_moments
 from normlib.networks import PlainConvNet
 from normlib.probes import record_activations
@@ -45,11 +46,12 @@ def _(c, seed):
 
 def shares(network: PlainConvNet) -> dict[str, object]:
     """Return the learned weights of the three kinds of statistics, a row a layer and moment; no numbers without a switch."""
-    if not hasattr(network.blocks[0].norm, "mean_weight"):
+    switches = [module for module in network.modules() if isinstance(module, SwitchNorm)]
+    if not switches:
         return {"layer": 0, "moment": "", **dict.fromkeys(SHARES, np.nan)}
     columns: dict[str, list[object]] = {name: [] for name in ("layer", "moment", *SHARES)}
-    for layer, block in enumerate(network.blocks, 1):
-        for moment, logits in (("mean", block.norm.mean_weight), ("variance", block.norm.var_weight)):
+    for layer, norm in enumerate(switches, 1):
+        for moment, logits in (("mean", norm.mean_weight), ("variance", norm.var_weight)):
             row = dict(zip(SHARES, logits.detach().softmax(0).tolist(), strict=True))
             for name, value in {"layer": layer, "moment": moment, **row}.items():
                 columns[name].append(value)

@@ -151,8 +151,8 @@ def coupling(network: nn.Module, x: Tensor) -> dict[str, float]:
 
 def learned(network: PlainConvNet, name: str) -> dict[str, Any]:
     """Return the quartiles over channels of a learned vector of the norms, a row a layer; no numbers if they have none."""
-    vectors = [getattr(block.norm, name, None) for block in network.blocks]
-    if vectors[0] is None:
+    vectors = [vector for block in network.blocks if (vector := getattr(block.norm, name, None)) is not None]
+    if not vectors:
         return {"layer": 0, **dict.fromkeys(("low", "middle", "high"), np.nan)}
     quartiles = np.quantile([vector.detach().cpu().numpy() for vector in vectors], [0.25, 0.5, 0.75], axis=1)
     columns = dict(zip(("low", "middle", "high"), quartiles.tolist(), strict=True))
