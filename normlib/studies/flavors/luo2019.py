@@ -45,15 +45,15 @@ def _(c, seed):
 
 
 def shares(network: PlainConvNet) -> dict[str, object]:
-    """Return the learned weights of the three kinds of statistics, a row a layer and moment; no numbers without a switch."""
+    """Return the learned weights of the three kinds of statistics, a row a block and moment; no numbers without a switch."""
     switches = [module for module in network.modules() if isinstance(module, SwitchNorm)]
     if not switches:
-        return {"layer": 0, "moment": "", **dict.fromkeys(SHARES, np.nan)}
-    columns: dict[str, list[object]] = {name: [] for name in ("layer", "moment", *SHARES)}
-    for layer, norm in enumerate(switches, 1):
+        return {"block": 0, "moment": "", **dict.fromkeys(SHARES, np.nan)}
+    columns: dict[str, list[object]] = {name: [] for name in ("block", "moment", *SHARES)}
+    for block, norm in enumerate(switches, 1):
         for moment, logits in (("mean", norm.mean_weight), ("variance", norm.var_weight)):
             row = dict(zip(SHARES, logits.detach().softmax(0).tolist(), strict=True))
-            for name, value in {"layer": layer, "moment": moment, **row}.items():
+            for name, value in {"block": block, "moment": moment, **row}.items():
                 columns[name].append(value)
     return dict(columns)
 

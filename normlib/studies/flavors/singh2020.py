@@ -55,8 +55,8 @@ def _(table):
         f"time. **Left** Test error: FRN with TLU {error[FRN]:.1f} %, with ReLU {error[RELU]:.1f} %, with TLU and a warm-up of the "
         f"rate {error[WARM]:.1f} %; group norm {error[GROUP]:.1f} %, batch norm {error[LARGE]:.1f} % and {error[SMALL]:.1f} %. "
         f"Take 64 images together or two by two, and FRN's outputs differ by {number(coupled[FRN])} of the largest, those of batch "
-        f"norm by {number(coupled[LARGE])}. **Right** Thresholds after training, quartiles over channels. Learning rates, by held-out "
-        f"images: {chosen_rates(table, rates, NAMES)}. Recipe: {RECIPE}.",
+        f"norm by {number(coupled[LARGE])}. **Right** Thresholds after training, quartiles over channels. Learning rates, by "
+        f"held-out images: {chosen_rates(table, rates, NAMES)}. Recipe: {RECIPE}.",
         alt="Left: test errors of each seed and median training errors for filter response norm with TLU, with warm-up and with "
         "ReLU, group norm, and batch norm over 64 and 2 images. Right: quartiles of the learned thresholds by layer.",
     )
