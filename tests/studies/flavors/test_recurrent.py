@@ -10,6 +10,7 @@ from torch import nn
 
 from normlib.layers import BatchNormLSTMCell
 from normlib.studies.flavors.ba2016_recurrent import decades, drift
+from normlib.studies.flavors.cooijmans2017_gain import EPS, Cell, growth
 from normlib.studies.flavors.sequences import along, share_of_steps
 
 
@@ -41,3 +42,18 @@ def test_what_is_read_from_a_table() -> None:
     assert decades(runs).loc[0, ("none", 1.0)] == pytest.approx(-3)
     assert share_of_steps(runs, "layer", "none", "norm") == {0: 2.0}
     assert share_of_steps(runs, "batch", "none", "norm") == {0: np.inf}
+
+
+def test_a_cell_by_hand() -> None:
+    cell, h, x = Cell(4, "orthogonal", 0.3, seed=1), torch.randn(9, 4).double(), torch.randn(9, 1).double()
+    assert torch.allclose(cell.W @ cell.W.T, torch.eye(4).double()) and float(cell.U.norm()) == pytest.approx(1.0)
+    summed = h @ cell.W.T + x * cell.U.T
+    standard = (summed - summed.mean(0)) / (summed.var(0, correction=0) + EPS).sqrt()
+    assert torch.allclose(cell(x, h), torch.tanh(0.3 * standard))
+
+
+def test_the_growth_is_that_of_many_draws() -> None:
+    z = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)).double()
+    state = torch.tanh(z)
+    assert growth(1.0) == pytest.approx(float(((1 - state**2).square().mean() / state.square().mean()).sqrt()), rel=1e-2)
+    assert 1 < growth(0.01) < 1.001 < growth(0.5) < growth(1.0)
