@@ -65,8 +65,10 @@ STUDIES = Registry(
         "cooijmans2017.lstm": "normlib.studies.flavors.cooijmans2017_lstm:lstm",
         "cooijmans2017.gain": "normlib.studies.flavors.cooijmans2017_gain:gain",
         "salimans2016.start": "normlib.studies.flavors.salimans2016:start",
+        "salimans2016.training": "normlib.studies.flavors.salimans2016_training:training",
         "ulyanov2016.contrast": "normlib.studies.flavors.ulyanov2016:contrast",
-        "notes.map": "normlib.studies.flavors.the_map:the_map",        "qiao2019.ws": "normlib.studies.flavors.qiao2019:ws",
+        "notes.map": "normlib.studies.flavors.the_map:the_map",
+        "qiao2019.ws": "normlib.studies.flavors.qiao2019:ws",
         "ioffe2017.renorm": "normlib.studies.flavors.ioffe2017:renorm",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
