@@ -1,4 +1,4 @@
-"""Wu & He (2018), Fig. 4 and Table 1: five ways to normalize one convolutional network, and none."""
+"""Wu & He (2018), Fig. 4 and Table 1: ways to normalize one convolutional network, and none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from normlib.studies.flavors.convnets import BATCH, MEASURED_AT_ONCE, convnet, e
 from normlib.training import accuracy
 
 NAMES = {
-    "batch:ghost=32": "batch", "group:size=8": "group", "layer": "layer", "instance": "instance", "weight": "weight",
-    "none": "none",
+    "batch:ghost=32": "batch", "group:size=8": "group", "layer": "layer", "instance:affine=True": "instance",
+    "instance": "bare instance", "weight": "weight", "none": "none",
 }  # fmt: skip
-BATCH_NORM, GROUP, LAYER, INSTANCE, WEIGHT, NONE = NAMES
+BATCH_NORM, GROUP, LAYER, INSTANCE, BARE, WEIGHT, NONE = NAMES
+STYLES = {NONE: {"linestyle": "--", "zorder": 5}, BARE: {"linestyle": ":"}}
 LOOKS = 8  # how often errors are measured in a run, at even distances
 SAMPLE = 1_000  # training images that these errors are measured on
 
@@ -93,10 +94,10 @@ def _(table):
     for norm in NAMES:
         arm = runs[runs.norm == norm]
         for ax, column in zip(axes, ("seen", "held_out"), strict=False):
-            style = {"linestyle": "--", "zorder": 1} if norm == NONE else {}
-            median_and_band(ax, arm, "epoch", column, color=norm_color(norm), **style)
-    high = np.nanpercentile(runs[["seen", "held_out"]], 97)
-    low = np.nanmin(runs[["seen", "held_out"]])
+            style = STYLES.get(norm, {"linewidth": 1.5})
+            median_and_band(ax, arm, "epoch", column, color=norm_color(norm), errorbar=None, **style)
+    shown = runs.groupby(["norm", "epoch"])[["seen", "held_out"]].median()
+    high, low = np.nanpercentile(shown, 97), np.nanmin(shown)
     for ax, title in zip(axes, ("training images", "held-out images"), strict=False):
         ax.set(xlabel="epoch", title=title, ylim=(0.85 * low, 1.05 * high))
     axes[0].set_ylabel("error (%)")
@@ -116,10 +117,11 @@ def _(table):
         figure,
         caption=f"{BATCH} images per update; batch norm takes its statistics over 32 of them. Test error in percent at the end, "
         f"the median over seeds: {said}. Batch norm errs on {train[BATCH_NORM]:.1f} % of its training images, group norm on "
-        f"{train[GROUP]:.1f} %. **Left, middle** Error over training, in eval mode. **Right** A circle a seed, a bar the median. "
+        f"{train[GROUP]:.1f} %. **Left, middle** Error over training, in eval mode, the median over seeds; dotted: instance norm "
+        "without scale and shift. **Right** A circle a seed, a bar the median. "
         f"Learning rate, by held-out images: {rates_in_words(rates, NAMES)}.{_edges(table, rates)}",
-        alt="Error against the epoch on training and on held-out images for batch, group, layer, instance and weight "
-        "normalization and none; beside it the test errors at the end, one row for each.",
+        alt="Error against the epoch on training and on held-out images for batch, group, layer, weight and two forms of instance "
+        "normalization, and none; beside it the test errors at the end, one row for each.",
     )
 
 

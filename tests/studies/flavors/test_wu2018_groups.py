@@ -12,7 +12,7 @@ from normlib.studies.flavors.convnets import convnet
 from normlib.studies.flavors.wu2018_groups import GROUPS, WIDTH, count, groups, widest
 
 
-@pytest.mark.parametrize(("norm", "same"), [(1, "layer"), (4, "group:size=8"), (WIDTH, "instance")])
+@pytest.mark.parametrize(("norm", "same"), [(1, "layer"), (4, "group:size=8"), (WIDTH, "instance:affine=True")])
 def test_an_arm_is_the_layer_that_it_is_called(norm: int, same: str) -> None:
     images = data.load("digits").standardized()
     c = Config({"depth": 5, "width": WIDTH})
