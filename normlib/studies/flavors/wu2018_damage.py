@@ -116,7 +116,7 @@ def _(table):
             left.plot(ends, [runs[runs.arm == arm][column].median()] * 2, style, color=norm_color(name), linewidth=1.4)
     left.set(xscale="log", yscale="log", xlabel="images per statistic", ylabel="error (%)")
     left.set_xticks(sorted(bn.images.unique()), [f"{size}" for size in sorted(bn.images.unique())])
-    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if left.get_ylim()[0] < tick < left.get_ylim()[1]]
+    ticks = [tick for tick in (1, 2, 5, 10, 15, 20, 30, 40, 60, 80) if left.get_ylim()[0] < tick < left.get_ylim()[1]]
     left.set_yticks(ticks, [f"{tick}" for tick in ticks])
     left.minorticks_off()
     for text, x, color in (("batch", 0.0, "batch"), ("group", 0.4, "group"), ("none", 0.8, "none")):
