@@ -34,7 +34,7 @@ training = Study(
     },
     laptop={
         "data": "fashion-mnist", "train": 5_000, "test": 2_000, "validation": 700, "pool": 2, "width": 64, "epochs": 4,
-        "target": 70,
+        "target": 60,
     },
     full={
         "data": "fashion-mnist", "train": 60_000, "test": 10_000, "validation": 10_000, "pool": 1, "width": 256, "epochs": 10,
@@ -53,7 +53,7 @@ def _(c, seed):
     def probe(step, model):
         return {"held_out": 100 * accuracy(model, tune.x_test, tune.y_test, statistics="eval")}
 
-    run = fit(network, tune, epochs=c.epochs, rate=rate, seed=seed, probe=probe, probe_steps=[*range(0, steps, steps // 30), steps])
+    run = fit(network, tune, epochs=c.epochs, rate=rate, seed=seed, probe=probe, probe_steps=[*range(0, steps, steps // 50), steps])
     if run.diverged_at is not None:
         raise Diverged(f"the loss is not finite at step {run.diverged_at}", rate=rate, reached=np.inf, at_end=np.nan)
     return {

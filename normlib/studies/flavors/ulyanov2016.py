@@ -157,7 +157,7 @@ def read_off(table):
 @contrast.draw
 def _(table):
     kept, rates = best(table)
-    figure, axes = subplots(1, 3, height=2.9, width_ratios=[1.15, 1.15, 1])
+    figure, axes = subplots(1, 3, height=3, width_ratios=[1.1, 1.1, 1])
     looks = {norm: {"color": norm_color(norm.partition(",")[0])} for norm in ARMS}
     looks[CIRCULAR] |= {"linestyle": ":"}
     looks[ON_IMAGE] = {"color": INK, "linestyle": "--"}
@@ -177,20 +177,17 @@ def _(table):
     axes[1].set_yticklabels([])
     found, here = read_off(table), [norm for norm in ARMS if norm in set(table.norm)]
     for row, norm in enumerate(here):
-        for task, marker in zip(LEVELS, "os", strict=True):
-            axes[2].plot(
-                found[task, norm].median(),
-                row,
-                marker,
-                ms=6,
-                color=looks[norm]["color"],
-                mfc="none" if task == "brightness" else None,
-            )
+        for task, marker, offset in zip(LEVELS, "os", (-0.16, 0.16), strict=True):
+            middle, at = found[task, norm].median(), row + offset
+            axes[2].plot([0, middle], [at, at], **looks[norm])
+            axes[2].plot(middle, at, marker, ms=5.5, color=looks[norm]["color"], mfc=None if task == "contrast" else "none")
     axes[2].axvline(CHANCE, color=GRAY, linewidth=0.8, linestyle="--")
-    axes[2].set(xlim=(0, 105), ylim=(len(here) + 0.6, -0.6), xlabel="accuracy in percent", title="the level is the label")
+    axes[2].set(xlim=(0, 105), ylim=(len(here) + 0.3, -0.6), xlabel="right, in percent", title="level asked for")
     axes[2].set_yticks(range(len(here)), [ARMS[norm].replace(", ", ",\n") for norm in here], fontsize=8.5)
     axes[2].yaxis.tick_right()
-    note(axes[2], "● contrast   □ brightness", 0.03, 0.02, fontsize=8.5)
+    for tick, norm in zip(axes[2].get_yticklabels(), here, strict=True):
+        tick.set_color(looks[norm]["color"])
+    note(axes[2], "● contrast   □ brightness", 0.03, 0.02, fontsize=8)
     words = {arm: f"{ARMS[arm[1]]} ({arm[0]})" for arm in rates}
     off = lost(kept, 0.25)
     return Drawing(
