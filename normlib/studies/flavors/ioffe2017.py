@@ -91,10 +91,7 @@ def set_limits(network: nn.Module, r_max: float, d_max: float) -> None:
 
 
 def fit_groups(network: nn.Module, images: Dataset, c: Config, size: int, classes: int, seed: int) -> History:
-    """Train in place by the recipe of all arms, 64 images an update in groups that are drawn anew every epoch.
-
-    The limits of renormalization widen as in the paper, in shares of the steps.
-    """
+    """Train in place by the recipe of all arms; groups are drawn anew every epoch, and renorm's limits widen as in the paper."""
     y = images.y_train
     groups = torch.cat([clustered(y, size, classes, 1000 * seed + epoch) for epoch in range(c.epochs)])
     steps = len(groups) // (BATCH // size)
@@ -137,10 +134,6 @@ def _(c, seed):
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# What is read from the table
-# ---------------------------------------------------------------------------------------------------------------------------
-
 LOOKS = {"batch": ("batch norm", "o", "-"), "renorm": ("renorm", "s", "--"), "group": ("group norm", "^", ":")}
 
 
@@ -155,8 +148,7 @@ def _errors(table):
 
 def _lost(table, norm):
     """Return, for each seed, how many points of test error a norm loses by groups of 16 images of two classes."""
-    error = _errors(table)
-    return error[f"{norm}, 16, two classes"] - error[f"{norm}, 16, mixed"]
+    return _errors(table).eval(f"`{norm}, 16, two classes` - `{norm}, 16, mixed`")
 
 
 @renorm.draw
@@ -164,25 +156,23 @@ def _(table):
     kept, rates = _best(table)
     runs = kept.drop_duplicates(["arm", "seed"])
     parts = runs.arm.str.split(", ", expand=True)
-    runs = runs.assign(norm=parts[0], size=parts[1].astype(float), mixture=parts[2])
-    runs = runs.assign(place=runs.mixture.map({name: float(place) for place, name in enumerate(CLASSES)}))
-    figure, (sizes, classes) = subplots(1, 2, height=3.0)
+    place = parts[2].map({name: float(place) for place, name in enumerate(CLASSES)})
+    runs = runs.assign(norm=parts[0], size=parts[1].astype(float), mixture=parts[2], place=place)
+    figure, (sizes, classes) = subplots(1, 2)
     for norm, (label, marker, line) in LOOKS.items():
         style = {"color": norm_color(norm), "marker": marker, "linestyle": line}
         arm = runs[runs.norm == norm]
         if norm != "group":
             median_and_band(sizes, arm[arm.mixture == "mixed"], "size", "test_error", **style)
         median_and_band(classes, arm[arm["size"] == 16], "place", "test_error", label=label, **style)
-    group = runs[(runs.norm == "group") & (runs.mixture == "mixed")].test_error.median()
-    sizes.axhline(group, color=norm_color("group"), linestyle=":")
     sizes.set(xscale="log", xlabel="images per statistic, mixed", ylabel="test error (%)", ylim=(0, None))
     sizes.set_xticks([4, 16, 64], ["4", "16", "64"])
     sizes.minorticks_off()
     classes.set(xlabel="16 images per statistic", ylabel="test error (%)", ylim=(0, None), xlim=(-0.3, 1.3))
     classes.set_xticks(range(len(CLASSES)), CLASSES)
-    handles = classes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3)
+    figure.legend(*classes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     error = runs.groupby("arm").test_error.median()
+    sizes.axhline(error["group, 16, mixed"], color=norm_color("group"), linestyle=":")
     norms = [(label, *(number(error[f"{norm}, 16, {classes}"]) for classes in CLASSES)) for norm, (label, *_) in LOOKS.items()]
     listed = ", ".join(f"{label} {mixed} % and {two} %" for label, mixed, two in norms)
     return Drawing(
@@ -202,9 +192,9 @@ def _chosen(table, rates):
     """Say which rates were chosen: the one of most arms, what departs from it, and which stand at an edge of the grid."""
     usual = max(set(rates.values()), key=list(rates.values()).count)
     others = {arm.replace(", ", " "): rate for arm, rate in rates.items() if rate != usual}
-    edges = sum(rate in (table.rate.min(), table.rate.max()) for rate in rates.values())
-    edge = f" (an edge of the grid in {edges} of {len(rates)} arms)" if edges and table.rate.nunique() > 1 else ""
-    return f"{number(usual)}" + (f", except {rates_in_words(others)}" if others else "") + edge
+    edges = sum(rate in (table.rate.min(), table.rate.max()) for rate in rates.values()) if table.rate.nunique() > 1 else 0
+    text = number(usual) + (f", except {rates_in_words(others)}" if others else "")
+    return f"{text} (an edge of the grid in {edges} of {len(rates)} arms)" if edges else text
 
 
 @renorm.claim(
@@ -224,8 +214,7 @@ def _(table):
     criterion="it loses at most a fifth of the points that batch norm loses on the same batches",
 )
 def _(table):
-    lost = _lost(table, "renorm")
-    note = f"it loses {number(lost.median())} points"
+    lost, note = _lost(table, "renorm"), f"it loses {number(_lost(table, 'renorm').median())} points"
     return judge_effect("ratio of points lost", lost / _lost(table, "batch"), claimed=(-np.inf, 0.2), null=1, note=note)
 
 
@@ -236,8 +225,7 @@ def _(table):
 )
 def _(table):
     error = _errors(table)
-    gained = error["batch, 4, mixed"] - error["renorm, 4, mixed"]
-    return judge_effect("points of error, batch minus renorm", gained, claimed=(0, np.inf), null=0)
+    return judge_effect("points of error", error["batch, 4, mixed"] - error["renorm, 4, mixed"], claimed=(0, np.inf), null=0)
 
 
 @renorm.claim(
@@ -247,8 +235,7 @@ def _(table):
 )
 def _(table):
     error = _errors(table)
-    apart = error["renorm, 64, mixed"] - error["batch, 64, mixed"]
-    return judge_effect("points of error, renorm minus batch", apart, claimed=(-1, 1), null=np.nan)
+    return judge_effect("points of error", error["renorm, 64, mixed"] - error["batch, 64, mixed"], claimed=(-1, 1), null=np.nan)
 
 
 @renorm.claim(

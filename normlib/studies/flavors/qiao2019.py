@@ -85,7 +85,7 @@ def _(table):
             )
     left.set_yticks(range(len(NAMES)), [NAMES[arm] for norm in (GROUP, LARGE, SMALL) for arm in (norm, WS + norm)], fontsize=8)
     left.set(xlabel="error (%)", ylim=(len(NAMES) - 0.5, -0.5))
-    left.set_title("filled: test, hollow: training", fontsize=8.5)
+    left.set_title("filled: test; hollow: training", fontsize=8.5, loc="left")
     scores = table.groupby(["arm", "rate"], sort=False).held_out_error.median().reset_index()
     for arm in NAMES:
         color, marker = _style(arm)
@@ -101,11 +101,12 @@ def _(table):
         right.plot(layers.index, 100 * layers[f"{name}_end"], "o-", color=color, label=label, markersize=4)
         right.plot(layers.index, 100 * layers[f"{name}_start"], "o:", color=color, markerfacecolor="none", markersize=4)
     right.plot(layers.index, 100 / layers.fan_in, "--", color=GRAY, label="1 / fan-in", linewidth=1)
-    right.set(yscale="log", xlabel="convolution", ylabel="share of the squared gradient (%)", xticks=layers.index)
-    right.set_title("filled: trained, hollow: start", fontsize=8.5)
+    right.set(yscale="log", xlabel="convolution", ylabel="share of the gradient (%)", xticks=layers.index)
+    right.set_title("filled: trained", fontsize=8.5)
     right.legend(fontsize=8)
     error = runs.groupby("arm").test_error.median()
     pairs = ", ".join(f"{NAMES[arm]} {number(error[arm])} % and {number(error[WS + arm])} %" for arm in (GROUP, LARGE, SMALL))
+    chosen = rates_in_words({arm: rates[arm] for arm in NAMES}, NAMES)
     edges = [NAMES[arm] for arm, rate in rates.items() if len(ticks) > 1 and rate in (ticks[0], ticks[-1])]
     edge = f" (at an edge of the grid: {', '.join(edges)})" if edges else ""
     part = 100 * layers.iloc[1:][["mean_end", "length_end"]].median()
@@ -113,9 +114,10 @@ def _(table):
         figure,
         caption=f"Left: test error without and with weight standardization (WS): {pairs}. {BATCH} images per update in every arm, "
         "batch statistics over 64 or over 2. Middle: held-out error against the learning rate, squares for 2 images per "
-        "statistic. Right: what WS would take out of the gradient of group norm's convolutions; after training the row mean holds "
-        f"{number(part.mean_end)} % of its square and the row itself {number(part.length_end)} % (median from the second "
-        f"convolution on). Recipe: {RECIPE}; rate tuned per arm on held-out images: {rates_in_words(rates, NAMES)}{edge}.",
+        "statistic. Right: what WS would take out of the squared gradient of group norm's convolutions, before training (hollow) "
+        f"and after it; after it the row mean holds {number(part.mean_end)} % and the row itself {number(part.length_end)} % "
+        f"(median from the second convolution on). Recipe: {RECIPE}; rate tuned per arm on held-out images: "
+        f"{chosen}{edge}.",
         alt="Left: test and training error of group norm and batch norm at 64 and 2 images, with and without standardized "
         "weights. Middle: held-out error against rate. Right: shares of the squared gradient by convolution, log axis.",
     )
