@@ -82,11 +82,6 @@ def _(c, seed):
     return {**found, "statistics": TESTS, "error": [by_test.get(name, np.nan) for name in TESTS]}
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# What is read from the table
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
 def _best(table):
     return tuned(table, ["arm"], "held_out_error", low=True)
 
@@ -135,10 +130,17 @@ def _(table):
         "over the training set (*mean*); those of the test images themselves, so many at a time. The frame marks what a network "
         f"was trained with. Trained with one image, it has {number(cells[1, 'running'])} % with running averages and "
         f"{number(cells[1, '1'])} % with each image's own. Medians over seeds. Learning rates, by held-out error with running "
-        f"averages: {rates_in_words(rates, NAMES)}.",
+        f"averages: {rates_in_words({arm: rates[arm] for arm in NAMES if arm in rates}, NAMES)}{_ends(table, rates)}.",
         alt="Left: test and training error against images per statistic, 1 to 32, with lines for group norm and no norm. Right: a "
         "table of test errors, rows by images per statistic in training, columns by statistics in the test.",
     )
+
+
+def _ends(table, rates):
+    """Say which arms are best at an end of the grid of rates."""
+    grid = sorted(table.rate.unique())
+    arms = [name for arm, name in NAMES.items() if len(grid) > 1 and rates.get(arm) in (grid[0], grid[-1])]
+    return f" (at an end of the grid: {', '.join(arms)})" if arms else ""
 
 
 def _fill(axes, cells):
@@ -165,8 +167,7 @@ def _fill(axes, cells):
     note(axes, "of so many test images", 2.77, -0.6, transform=axes.transData)
     axes.grid(False)
     axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def _excess(table, size, statistics="running"):
@@ -196,9 +197,8 @@ def _(table):
 )
 def _(table):
     scores = _scores(table)
-    return judge_effect(
-        "points of error, batch norm at 2 minus group norm", scores[2] - scores["group:size=8"], claimed=(0, np.inf), null=0
-    )
+    effect = "points of error, batch norm at 2 minus group norm"
+    return judge_effect(effect, scores[2] - scores["group:size=8"], claimed=(0, np.inf), null=0)
 
 
 @damage.claim(
