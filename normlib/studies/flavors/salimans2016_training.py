@@ -22,6 +22,10 @@ NAMES = {
     STARTED: "weight norm, start from data", MEAN_ONLY: "the same + mean-only batch", "batch": "batch norm, He's weights",
 }  # fmt: skip
 
+SHORT = {
+    "none": "none", "weight": "He's lengths", PLAIN: "$g = ||v||$", STARTED: "start", MEAN_ONLY: "start + mean-only", "batch": "batch",
+}  # fmt: skip
+
 training = Study(
     "salimans2016.training",
     item="§3, §4, §5.1",
@@ -53,7 +57,8 @@ def _(c, seed):
     def probe(step, model):
         return {"held_out": 100 * accuracy(model, tune.x_test, tune.y_test, statistics="eval")}
 
-    run = fit(network, tune, epochs=c.epochs, rate=rate, seed=seed, probe=probe, probe_steps=[*range(0, steps, steps // 50), steps])
+    looks = [*range(0, steps, max(steps // 50, 1)), steps]
+    run = fit(network, tune, epochs=c.epochs, rate=rate, seed=seed, probe=probe, probe_steps=looks)
     if run.diverged_at is not None:
         raise Diverged(f"the loss is not finite at step {run.diverged_at}", rate=rate, reached=np.inf, at_end=np.nan)
     return {
@@ -87,7 +92,7 @@ def accuracies(table, depth: int):
 def _(table):
     kept, rates = best(table)
     depths = sorted(table.depth.unique())
-    figure, axes = subplots(1, len(depths), height=2.9, sharey=True, squeeze=False)
+    figure, axes = subplots(1, len(depths), height=3.1, sharey=True, squeeze=False)
     sky = norm_color("weight")
     looks = {
         "none": (norm_color("none"), "-"), "batch": (norm_color("batch"), "-"), "weight": (sky, "--"), PLAIN: (sky, ":"),
@@ -99,19 +104,24 @@ def _(table):
             median_and_band(ax, runs, "step", "held_out", color=color, linestyle=line, label=NAMES[arm])
         ax.set(ylim=(0, 100), xlabel="step", title=f"{depth} hidden layers")
     axes[0, 0].set_ylabel("held-out accuracy in percent")
-    axes[0, -1].legend(loc="lower right", fontsize=8)
+    lines, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=3, fontsize=8.5)
     said = []
     for depth in depths:
         steps = reached(table, depth).median()
         said.append(f"{depth} layers: {number(steps[STARTED])} with the start, {number(steps[PLAIN])} with $g = ||v||$, "
                     f"{number(steps['weight'])} with He's lengths, {number(steps['none'])} without norm")  # fmt: skip
-    names = {(depth, arm): f"{NAMES[arm]} ({depth})" for depth, arm in rates}
+    chosen = "; ".join(
+        f"{depth} layers: {rates_in_words({a: r for (d, a), r in rates.items() if d == depth}, SHORT)}" for depth in depths
+    )
+    edges = sorted({f"{SHORT[run.arm]} ({run.depth})" for run in kept.itertuples() if run.times in (min(TIMES), max(TIMES))})
+    at_edge = f" The lowest or highest rate tried was the best of {', '.join(edges)}." if edges else ""
     return Drawing(
         figure,
         caption=f"Steps to {table.target.iloc[0]} % held-out accuracy (median; a run that does not get there counts with all of "
         f"its {number(kept.step.max())}): {'; '.join(said)}. Dense ReLU networks; v of deviation {SMALL} where He's weights are "
         f"not named. Starts see {START} images. Statistic batch and SGD batch are both {BATCH}; norms of activations use running "
-        f"averages here. Rates, chosen on held-out images: {rates_in_words(rates, names)}.",
+        f"averages here. Rates, chosen on held-out images: {chosen}.{at_edge}",
         alt="Held-out accuracy against the step for networks of few and of many layers: no norm, batch norm, and weight norm with "
         "four starts.",
     )

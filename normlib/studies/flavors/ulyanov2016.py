@@ -168,7 +168,7 @@ def _(table):
         ax.set(
             ylim=(0, 100),
             xlabel="factor of all pixels" if change == "contrast" else "added to all pixels",
-            title=f"classes, other {change}",
+            title=f"{change} changed",
         )
     axes[0].set(xscale="log", xlabel="factor of all pixels", ylabel="test accuracy in percent")
     axes[1].set_xlabel("added to all pixels")
@@ -188,7 +188,11 @@ def _(table):
     for tick, norm in zip(axes[2].get_yticklabels(), here, strict=True):
         tick.set_color(looks[norm]["color"])
     note(axes[2], "● contrast   □ brightness", 0.03, 0.02, fontsize=8)
-    words = {arm: f"{ARMS[arm[1]]} ({arm[0]})" for arm in rates}
+    used = {norm: rate for (task, norm), rate in rates.items() if task == "class"}
+    edges = sorted({f"{ARMS[run.norm]} ({run.task})" for run in kept.itertuples() if run.step in (min(STEPS), max(STEPS))})
+    at_edge = (
+        f" The lowest or highest of the three was the best of {', '.join(edges)}." if edges and table.step.nunique() > 1 else ""
+    )
     off = lost(kept, 0.25)
     return Drawing(
         figure,
@@ -197,8 +201,8 @@ def _(table):
         f"{number(found['contrast', 'instance'].median())} % of the images, of four levels; asked for its brightness, for "
         f"{number(found['brightness', 'instance'].median())} % with zero padding and "
         f"{number(found['brightness', CIRCULAR].median())} % with circular padding. Statistic batch and SGD batch are both 64; in "
-        "evaluation batch norm uses running averages. Nothing is clipped. Rates, chosen on held-out images: "
-        f"{rates_in_words(rates, words)}.",
+        "evaluation batch norm uses running averages. Nothing is clipped. Each arm has the best of three rates for each task, chosen "
+        f"on held-out images; for the classes {rates_in_words(used, ARMS)}.{at_edge}",
         alt="Accuracy of a classifier against the factor of all pixels, and against what is added to them, one line a normalizer; "
         "and how often each normalizer tells four contrasts and four brightnesses of an image apart.",
     )
