@@ -23,7 +23,8 @@ NAMES = {
 }  # fmt: skip
 
 SHORT = {
-    "none": "none", "weight": "He's lengths", PLAIN: "$g = ||v||$", STARTED: "start", MEAN_ONLY: "start + mean-only", "batch": "batch",
+    "none": "none", "weight": "He's lengths", PLAIN: "$g = ||v||$", STARTED: "start",
+    MEAN_ONLY: "start + mean-only", "batch": "batch",
 }  # fmt: skip
 
 training = Study(
@@ -112,7 +113,8 @@ def _(table):
         said.append(f"{depth} layers: {number(steps[STARTED])} with the start, {number(steps[PLAIN])} with $g = ||v||$, "
                     f"{number(steps['weight'])} with He's lengths, {number(steps['none'])} without norm")  # fmt: skip
     chosen = "; ".join(
-        f"{depth} layers: {rates_in_words({a: r for (d, a), r in rates.items() if d == depth}, SHORT)}" for depth in depths
+        f"{depth} layers: {rates_in_words({arm: rate for (d, arm), rate in rates.items() if d == depth}, SHORT)}"
+        for depth in depths
     )
     edges = sorted({f"{SHORT[run.arm]} ({run.depth})" for run in kept.itertuples() if run.times in (min(TIMES), max(TIMES))})
     at_edge = f" The lowest or highest rate tried was the best of {', '.join(edges)}." if edges else ""

@@ -189,10 +189,8 @@ def _(table):
         tick.set_color(looks[norm]["color"])
     note(axes[2], "● contrast   □ brightness", 0.03, 0.02, fontsize=8)
     used = {norm: rate for (task, norm), rate in rates.items() if task == "class"}
-    edges = sorted({f"{ARMS[run.norm]} ({run.task})" for run in kept.itertuples() if run.step in (min(STEPS), max(STEPS))})
-    at_edge = (
-        f" The lowest or highest of the three was the best of {', '.join(edges)}." if edges and table.step.nunique() > 1 else ""
-    )
+    edges = kept[(kept.task == "class") & kept.step.isin([min(STEPS), max(STEPS)])].norm.unique()
+    at_edge = f" (of {', '.join(ARMS[norm] for norm in edges)} an end of the three)" if len(edges) else ""
     off = lost(kept, 0.25)
     return Drawing(
         figure,
@@ -201,8 +199,8 @@ def _(table):
         f"{number(found['contrast', 'instance'].median())} % of the images, of four levels; asked for its brightness, for "
         f"{number(found['brightness', 'instance'].median())} % with zero padding and "
         f"{number(found['brightness', CIRCULAR].median())} % with circular padding. Statistic batch and SGD batch are both 64; in "
-        "evaluation batch norm uses running averages. Nothing is clipped. Each arm has the best of three rates for each task, chosen "
-        f"on held-out images; for the classes {rates_in_words(used, ARMS)}.{at_edge}",
+        "evaluation batch norm uses running averages. Nothing is clipped. Each arm has the best of three rates for each task, "
+        f"chosen on held-out images; for the classes {rates_in_words(used, ARMS)}{at_edge}.",
         alt="Accuracy of a classifier against the factor of all pixels, and against what is added to them, one line a normalizer; "
         "and how often each normalizer tells four contrasts and four brightnesses of an image apart.",
     )
