@@ -26,7 +26,7 @@ percentiles = Study(
     item="Fig 6",
     title="What the last convolution puts out over training, without norm, with batch norm, with group norm",
     kind="train",
-    vary={"norm": list(NAMES), "rate": [0.02, 0.06, 0.2, 0.6]},
+    vary={"norm": list(NAMES), "rate": [0.006, 0.02, 0.06, 0.2, 0.6]},
     quick={
         "data": "digits", "pool": 1, "train": 500, "validation": 100, "depth": 8, "width": 16, "epochs": 3, "rate": [0.02, 0.06],
     },
