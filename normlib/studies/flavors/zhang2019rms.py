@@ -46,14 +46,14 @@ def make_network(kind: str, norm: str, center: float, width: int, images: Datase
     """
     if kind == "dense":
         net: nn.Module = MLP([images.x_train[0].numel(), *[width] * 3, images.classes], "relu", norm, "he", seed=seed)
-        weights = [parameter for name, parameter in net.named_parameters() if name.endswith("layer.weight")]
+        weights: list[Tensor] = [parameter for name, parameter in net.named_parameters() if name.endswith("layer.weight")]
     else:
         gru = RecurrentClassifier(images.shape[-1], width, images.classes, "gru", "layer", seed=seed)
         weights = [gru.cell.weight_ih, gru.cell.weight_hh]
         net = nn.Sequential(nn.Flatten(1, 2), gru if norm == "layer" else swap(gru, {"layer": norm}))
     with torch.no_grad():
         for weight in weights:
-            weight += center
+            weight.add_(center)
     return net
 
 
