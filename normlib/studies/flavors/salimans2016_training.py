@@ -113,7 +113,7 @@ def _(table):
         said.append(f"{depth} layers: {number(steps[STARTED])} with the start, {number(steps[PLAIN])} with $g = ||v||$, "
                     f"{number(steps['weight'])} with He's lengths, {number(steps['none'])} without norm")  # fmt: skip
     chosen = "; ".join(
-        f"{depth} layers: {rates_in_words({arm: rate for (d, arm), rate in rates.items() if d == depth}, SHORT)}"
+        f"{depth} layers: {rates_in_words({arm: rate for (at, arm), rate in rates.items() if at == depth}, SHORT)}"
         for depth in depths
     )
     edges = sorted({f"{SHORT[run.arm]} ({run.depth})" for run in kept.itertuples() if run.times in (min(TIMES), max(TIMES))})
