@@ -9,7 +9,7 @@ from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import GRAY, ORANGE, SKY, norm_color, subplots
 from normlib.studies.common.tuning import rates_in_words, tuned
 from normlib.studies.flavors.convnets import BATCH, RECIPE, convnet, errors, fit
-from normlib.studies.flavors.row_gradients import identities, shares
+from normlib.studies.flavors.row_gradients import convolutions, identities, shares
 
 WS = "standardized_weight + "
 GROUP, LARGE, SMALL = "group:size=8", "batch:ghost=64", "batch:ghost=2"
@@ -41,7 +41,7 @@ def _(c, seed):
     along = {f"{name}_start": values for name, values in zip(BY_WS, start, strict=True)}
     ends = shares(network, x, y) if finite else [[np.nan] * len(network.blocks)] * 2
     along |= {f"{name}_end": values for name, values in zip(BY_WS, ends, strict=True)}
-    fans = [block.layer.weight[0].numel() for block in network.blocks]
+    fans = [layer.weight[0].numel() for layer in convolutions(network)]
     found = errors(network, tune, images) if finite else {}
     keys = ("train_error", "held_out_error", "test_error", "train_loss")
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +42,16 @@ def removed(weight: Tensor, gradient: Tensor) -> tuple[float, float]:
     return mean, row
 
 
+def convolutions(network: PlainConvNet) -> list[Any]:
+    """Return the convolutions of a network, the first of them first."""
+    return [block.layer for block in network.blocks]
+
+
 def shares(network: PlainConvNet, x: Tensor, y: Tensor) -> tuple[list[float], list[float]]:
     """Return `removed` of each convolution, two lists; the network stays as it is."""
     network = copy.deepcopy(network).train()
     with parametrize.cached():
-        weights = [block.layer.weight for block in network.blocks]
+        weights = [layer.weight for layer in convolutions(network)]
         gradients = torch.autograd.grad(F.cross_entropy(network(x), y), weights)
     along_mean, along_row = zip(*map(removed, weights, gradients), strict=True)
     return list(along_mean), list(along_row)
@@ -58,9 +64,9 @@ def identities(network: PlainConvNet, x: Tensor, y: Tensor, seed: int) -> dict[s
     output stays if every filter is scaled and shifted.
     """
     network, x = copy.deepcopy(network).double().train(), x.double()
-    raw = [block.layer.parametrizations.weight.original for block in network.blocks]
+    raw = [layer.parametrizations.weight.original for layer in convolutions(network)]
     with parametrize.cached():
-        standardized = [block.layer.weight for block in network.blocks]
+        standardized = [layer.weight for layer in convolutions(network)]
         output = network(x)
         found = torch.autograd.grad(F.cross_entropy(output, y), [*raw, *standardized])
     slopes, upstream = found[: len(raw)], found[len(raw) :]
