@@ -56,9 +56,9 @@ def outputs_under(norm: nn.Module, batch: Tensor, x: Tensor) -> Tensor:
     if isinstance(norm, nn.Identity):
         return x
     norm = copy.deepcopy(norm).train()
-    nn.init.ones_(norm.weight)
-    nn.init.zeros_(norm.bias)
-    norm.momentum = 1.0  # the running statistics become those of the batch
+    nn.init.ones_(norm.weight)  # type: ignore[arg-type]
+    nn.init.zeros_(norm.bias)  # type: ignore[arg-type]
+    norm.momentum = 1.0  # type: ignore[assignment]  # the running statistics become those of the batch
     norm(batch)
     output: Tensor = norm.eval()(x)
     return output
@@ -91,7 +91,7 @@ def _(c, seed):
     net = build(c, tuning, seed)
     sums = record_activations(net, tuning.x_train, ["blocks.0.layer"], training=False)["blocks.0.layer"]
     counts = [count for count in STATISTICS if 2 * count <= len(sums) - 200]
-    axes = {f"agree_{count}": agreement(net.blocks[0].norm, sums, count, seed) for count in counts}
+    axes = {f"agree_{count}": agreement(net.blocks[0].norm, sums, count, seed) for count in counts}  # type: ignore[arg-type]
     run = train(net, tuning.x_train, tuning.y_train, steps=c.steps, batch_size=c.batch, rate=c.rate, seed=seed)
     finite = run.diverged_at is None
     blocks = run.loss.reshape(BLOCKS, -1).mean(1).tolist() if finite else [np.nan] * BLOCKS

@@ -25,9 +25,9 @@ class KeptAxes(DecorrelatedBatchNorm):
             mean, cov = group_moments(input, self.size)
             self._track_groups(mean, cov, input)
         basis = torch.linalg.eigh(cov.detach().nan_to_num(0.0, 0.0, 0.0))[1]  # the decomposition refuses what is not finite
-        order = matching(self.axes, basis)
+        order = matching(self.axes, basis)  # type: ignore[arg-type]
         if self.training:
-            self.axes.copy_((order @ basis.mT).mT)
+            self.axes.copy_((order @ basis.mT).mT)  # type: ignore[operator]
         groups = input.T.reshape(-1, self.size, len(input)) - mean.view(-1, self.size, 1)
         output = (order @ whitening_matrix(cov, "pca", self.eps) @ groups).reshape(input.shape[1], -1).T
         return output * self.weight + self.bias

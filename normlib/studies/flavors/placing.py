@@ -128,10 +128,10 @@ def place(spec: str, seed: int) -> dict[str, Any]:
         module: nn.Module = layer
         axes, over = dict.fromkeys(AXES, 0), rows_of(spec, seed)
         taken = removed(lambda w: normalized_weight(spec, w), weight)
-        weights = layer.parametrizations.weight
-        gains = nn.ParameterList([weights.original0] if hasattr(weights, "original0") else weights[0].parameters())
+        weights = layer.parametrizations.weight  # type: ignore[union-attr]
+        gains = nn.ParameterList([weights.original0] if hasattr(weights, "original0") else weights[0].parameters())  # type: ignore[union-attr]
     else:
-        module = gains = build(spec)
+        module = gains = build(spec)  # type: ignore[assignment]
         with torch.enable_grad():
             axes, over = axes_of(module, seed), ""
         taken = removed(layer_of(spec)(torch.eye(C).double()), normal(seed + 22, N, C, H, W))
