@@ -23,7 +23,7 @@ from normlib.training import accuracy
 CIRCULAR, ON_IMAGE = "instance, circular padding", "none, instance norm on the image"
 ARMS = {
     "none": "none", "batch": "batch", "layer": "layer", "group:size=8": "group", "instance": "instance",
-    CIRCULAR: "instance, circular", ON_IMAGE: "instance, on the image only",
+    CIRCULAR: "instance (circular)", ON_IMAGE: "instance (image only)",
 }  # fmt: skip
 FACTORS = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0]  # of the pixels
 SHIFTS = [-0.5, -0.25, 0.0, 0.25, 0.5]  # added to the pixels; 1 is the range from the darkest to the brightest
@@ -172,7 +172,7 @@ def _(table):
         )
     axes[0].set(xscale="log", xlabel="factor of all pixels", ylabel="test accuracy in percent")
     axes[1].set_xlabel("added to all pixels")
-    axes[0].set_xticks([0.125, 0.5, 2, 8], ["1/8", "1/2", "2", "8"])
+    axes[0].set_xticks([0.125, 0.5, 1, 4], ["1/8", "1/2", "1", "4"])
     axes[0].minorticks_off()
     axes[1].set_yticklabels([])
     found, here = read_off(table), [norm for norm in ARMS if norm in set(table.norm)]
@@ -183,14 +183,14 @@ def _(table):
             axes[2].plot(middle, at, marker, ms=5.5, color=looks[norm]["color"], mfc=None if task == "contrast" else "none")
     axes[2].axvline(CHANCE, color=GRAY, linewidth=0.8, linestyle="--")
     axes[2].set(xlim=(0, 105), ylim=(len(here) + 0.3, -0.6), xlabel="right, in percent", title="level asked for")
-    axes[2].set_yticks(range(len(here)), [ARMS[norm].replace(", ", ",\n") for norm in here], fontsize=8.5)
+    axes[2].set_yticks(range(len(here)), [ARMS[norm].replace(" (", "\n(") for norm in here], fontsize=8.5)
     axes[2].yaxis.tick_right()
     for tick, norm in zip(axes[2].get_yticklabels(), here, strict=True):
         tick.set_color(looks[norm]["color"])
     note(axes[2], "● contrast   □ brightness", 0.03, 0.02, fontsize=8)
     used = {norm: rate for (task, norm), rate in rates.items() if task == "class"}
     edges = kept[(kept.task == "class") & kept.step.isin([min(STEPS), max(STEPS)])].norm.unique()
-    at_edge = f" (of {', '.join(ARMS[norm] for norm in edges)} an end of the three)" if len(edges) else ""
+    at_edge = f"; an end of the three for {', '.join(ARMS[norm] for norm in edges)}" if len(edges) else ""
     off = lost(kept, 0.25)
     return Drawing(
         figure,
