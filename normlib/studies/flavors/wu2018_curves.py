@@ -170,6 +170,17 @@ def _(table):
 
 
 @curves.claim(
+    "scale-and-shift",
+    "Without a learned scale and shift for each channel, instance normalization has an error that is higher by a point or more.",
+    criterion=f"{SETTING}: bare instance norm minus instance norm, at least 1",
+    by="notes",
+)
+def _(table):
+    error = final(table)
+    return judge_effect("points of error, bare minus instance", error[BARE] - error[INSTANCE], claimed=(1, np.inf), null=0)
+
+
+@curves.claim(
     "training-error",
     "Group normalization has a lower training error than batch normalization.",
     criterion="error on the training images at the end, in eval mode, each arm at its own rate: batch norm is above group norm",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.probes import reduce_activations
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.common.looks import norm_color, subplots
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.looks import PAPER, WIDTH, median_and_band, norm_color
+from normlib.studies.common.tuning import tuned
 from normlib.studies.flavors.convnets import BATCH, convnet, errors, fit
 from normlib.training.history import log_steps
 
@@ -19,6 +21,7 @@ NONE, BATCH_NORM, GROUP = NAMES
 PERCENTILES = [1, 20, 80, 99]
 COLUMNS = [f"p{percent}" for percent in PERCENTILES]
 SAMPLE = 256  # training images that the outputs are taken of
+LEARNED = 60  # percent of error: above it a network has not learned, and its range is not drawn
 LOOKS = 24  # about how often, denser at the start
 
 percentiles = Study(
@@ -92,33 +95,64 @@ def wider(values):
 @percentiles.draw
 def _(table):
     own, common, rates = at_rates(table)
-    figure, axes = subplots(2, 3, height=2.1, sharey=True, sharex=True)
-    for row, runs in zip(axes, (own, common), strict=True):
-        for ax, (norm, name) in zip(row, NAMES.items(), strict=True):
-            arm = runs[runs.norm == norm].dropna(subset=["step"])
-            middle, color = arm.groupby("step")[COLUMNS].median(), norm_color(norm)
-            ax.fill_between(middle.index, middle.p1, middle.p99, color=color, alpha=0.2, linewidth=0)
-            ax.fill_between(middle.index, middle.p20, middle.p80, color=color, alpha=0.35, linewidth=0)
-            for column in COLUMNS:
-                ax.plot(middle.index, middle[column], color=color, linewidth=1.3)
-            rate = arm.rate.iloc[0] if len(arm) else rates[NONE]
-            ax.set_title(f"{name}, rate {number(rate)}", fontsize=9.5)
-    for ax in axes[1]:
-        ax.set_xlabel("step")
-    axes[0, 0].set_ylabel("each at its own rate\noutput", fontsize=9)
-    axes[1, 0].set_ylabel("all at one rate\noutput", fontsize=9)
+    figure = Figure(figsize=(WIDTH, 4.9))
+    tops = ["none", "batch", "group"]
+    axes = figure.subplot_mosaic([[name for name in tops for _ in range(2)], ["range"] * 3 + ["error"] * 3])
+    for norm, name in NAMES.items():
+        _bands(axes[name], own[own.norm == norm].dropna(subset=["step"]), norm)
+        axes[name].set_title(f"{name}, rate {number(rates[norm])}", fontsize=9.5)
+        axes[name].set(xlabel="step", ylim=_limits(own))
+        if name != "none":
+            axes[name].set_yticklabels([])
+    axes["none"].set_ylabel("output")
+    ends = _ends(table)
+    for panel, column in (("range", "range"), ("error", "held_out_error")):
+        for norm in NAMES:
+            arm = ends[ends.norm == norm]
+            median_and_band(axes[panel], arm, "rate", column, color=norm_color(norm), marker="o", mfc=PAPER)
+            chosen = arm[arm.rate == rates[norm]]
+            axes[panel].plot(rates[norm], chosen[column].median(), "o", color=norm_color(norm), markersize=8, zorder=5)
+        axes[panel].set(xscale="log", xlabel="learning rate")
+        axes[panel].set_xticks(sorted(table.rate.unique()), [number(rate) for rate in sorted(table.rate.unique())])
+        axes[panel].xaxis.set_minor_locator(NullLocator())
+    axes["range"].set(yscale="log", title="1st to 99th percentile, at the end")
+    axes["range"].set_yticks([3, 10, 30], ["3", "10", "30"])
+    axes["range"].yaxis.set_minor_locator(NullLocator())
+    highest = ends.groupby(["norm", "rate"]).held_out_error.median().max()
+    axes["error"].set(title="held-out error (%)", ylim=(0, 1.25 * highest))
     end, one = ranges(own).median(), ranges(common).median()
     return Drawing(
         figure,
-        caption=f"The 1st, 20th, 80th and 99th percentile of what the last convolution puts out, before norm and ReLU, over "
-        f"training. {BATCH} images per update, batch statistics over 32. From the 1st to the 99th it is {number(end[NONE])} at "
-        f"the end without norm, {number(end[BATCH_NORM])} with batch and {number(end[GROUP])} with group norm (**top**, rates by "
-        f"held-out images: {rates_in_words(rates, NAMES)}); at the rate of the network without norm, {number(rates[NONE])}, it is "
-        f"{number(one[NONE])}, {number(one[BATCH_NORM])} and {number(one[GROUP])} (**bottom**). Medians over seeds."
-        f"{_edges(table, rates)}",
-        alt="Six panels: the 1st, 20th, 80th and 99th percentile of the last convolution's output against the step, without norm, "
-        "with batch norm and with group norm; each at its own rate above, all at one rate below.",
+        caption=f"What the last convolution puts out, before norm and ReLU; {BATCH} images per update, batch statistics over 32. "
+        f"**Top** Its 1st, 20th, 80th and 99th percentile over training, each network at its own rate. From the 1st to the 99th it "
+        f"is {number(end[NONE])} at the end without norm, {number(end[BATCH_NORM])} with batch and {number(end[GROUP])} with group "
+        f"norm; at one rate for all, {number(rates[NONE])}, it is {number(one[NONE])}, {number(one[BATCH_NORM])} and "
+        f"{number(one[GROUP])}. **Bottom** That range, and the error on held-out images, against the rate; filled: the rate "
+        f"chosen, left out: rates with a median error above {LEARNED} %. Medians over seeds.{_edges(table, rates)}",
+        alt="Top: percentiles of the last convolution's output against the step without norm, with batch norm and with group norm. "
+        "Bottom: the range from the 1st to the 99th percentile and the held-out error against the learning rate.",
     )
+
+
+def _bands(ax, arm, norm):
+    """Draw the percentiles of one arm over training, medians over seeds, the outer pair and the inner one filled."""
+    middle, color = arm.groupby("step")[COLUMNS].median(), norm_color(norm)
+    ax.fill_between(middle.index, middle.p1, middle.p99, color=color, alpha=0.2, linewidth=0)
+    ax.fill_between(middle.index, middle.p20, middle.p80, color=color, alpha=0.35, linewidth=0)
+    for column in COLUMNS:
+        ax.plot(middle.index, middle[column], color=color, linewidth=1.3)
+
+
+def _limits(runs):
+    middle = runs.groupby(["norm", "step"])[["p1", "p99"]].median()
+    return 1.05 * middle.p1.min(), 1.05 * middle.p99.max()
+
+
+def _ends(table):
+    """Return the last row of each run with its range, at the rates at which an arm learns."""
+    rows = table.dropna(subset=["step"]).sort_values("step").groupby(["norm", "rate", "seed"], as_index=False).last()
+    error = rows.held_out_error.fillna(100).groupby([rows.norm, rows.rate]).transform("median")
+    return rows.assign(range=rows.p99 - rows.p1)[error <= LEARNED]
 
 
 def _edges(table, rates):
@@ -177,6 +211,23 @@ def _(table):
 def _(table):
     ratio = wider(ranges(at_rates(table)[1]))
     return judge_effect("range without norm / with norm, one rate", ratio, claimed=(2, np.inf), null=1)
+
+
+@percentiles.claim(
+    "scale-is-free",
+    "With batch normalization a higher rate makes these outputs at least twice as wide, and the network errs less than the one "
+    "without normalization all the same.",
+    criterion="the range at the highest rate over that at the own rate is at least 2; a seed in which the test error at the "
+    "highest rate is not below that of the network without norm at its own rate counts as 0",
+    by="notes",
+)
+def _(table):
+    own = at_rates(table)[0]
+    high = table[table.rate == table.rate.max()]
+    better = side_by_side(high, "norm", "test_error")[BATCH_NORM] < side_by_side(own, "norm", "test_error")[NONE]
+    ratio = (ranges(high)[BATCH_NORM] / ranges(own)[BATCH_NORM]).where(better, 0)
+    said = f"the range there is {number(ranges(high)[BATCH_NORM].median())}"
+    return judge_effect("range with batch norm, highest rate / own rate", ratio, claimed=(2, np.inf), null=1, note=said)
 
 
 @percentiles.claim(
