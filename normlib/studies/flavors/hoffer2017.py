@@ -24,7 +24,7 @@ ghost = Study(
     item="§3-§5",
     title="Large batches: fewer updates, ghost batches and a longer training",
     kind="train",
-    vary={"arm": ARMS, "rate": [0.05 * SQRT**power for power in (-1, 0, 1, 2, 3)]},
+    vary={"arm": ARMS, "rate": [0.05 * SQRT**power for power in range(5)]},
     quick={
         "data": "digits", "train": 768, "validation": 128, "test": 256, "depth": 4, "width": 8, "epochs": 4,
         "rate": [0.05, 0.05 * SQRT],

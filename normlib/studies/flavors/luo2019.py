@@ -28,7 +28,7 @@ switch = Study(
     item="§3, §4.1",
     title="Which statistics a layer chooses when it may mix those of instance, layer and batch norm",
     kind="train",
-    vary={"arm": list(NAMES), "rate": [0.03, 0.1, 0.3]},
+    vary={"arm": list(NAMES), "rate": [0.02, 0.06, 0.2, 0.6]},
     quick={"data": "digits", "train": 640, "validation": 128, "test": 256, "depth": 4, "width": 8, "epochs": 5, "rate": [0.2]},
     laptop={
         "data": "fashion-mnist", "pool": 2, "train": 3_400, "validation": 800, "test": 2_000, "depth": 6, "width": 32, "epochs": 4,
@@ -73,9 +73,8 @@ def pooling_gap(maps: Tensor) -> float:
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-def mean_shares(table):
+def mean_shares(runs):
     """Return the shares of the switches, the mean over layers: a row for each seed, images per statistic and moment."""
-    runs = best(table)[0]
     runs = runs[runs.arm.isin(SWITCHES.values())]
     runs = runs.assign(images=[read_arm(arm)[2] for arm in runs.arm])
     return runs.groupby(["seed", "images", "moment"])[SHARES].mean().reset_index()
@@ -84,15 +83,22 @@ def mean_shares(table):
 @switch.draw
 def _(table):
     kept, rates = best(table)
-    figure, (rows, learned) = subplots(1, 2, height=3.2, gridspec_kw={"width_ratios": [1.2, 1]})
+    figure, ((rows, learned), *by_block) = subplots(2, 2, height=2.7)
     error_rows(rows, kept, NAMES)
-    means = mean_shares(table)
+    means = mean_shares(kept)
     for moment, style in KINDS.items():
         for name in SHARES:
             label = name if moment == "mean" else None
             arm = means[means.moment == moment]
             median_and_band(learned, arm, "images", name, color=norm_color(name), label=label, linestyle=style, marker="o")
-    learned.axhline(1 / 3, color=norm_color("switch"), linestyle=":", linewidth=1)
+    for axes, images in zip(by_block[0], (64, 2), strict=True):
+        arm = kept[(kept.arm == SWITCHES[images]) & (kept.moment == "mean")]
+        for name in SHARES:
+            median_and_band(axes, arm, "block", name, color=norm_color(name), marker="o")
+        axes.set(xlabel="layer", ylabel="learned weight, means", xticks=sorted(arm.block.unique()), ylim=(0, 1))
+        axes.set_title(f"{images} images per statistic", fontsize=8.5)
+    for axes in (learned, *by_block[0]):
+        axes.axhline(1 / 3, color=norm_color("switch"), linestyle=":", linewidth=1)
     ticks = sorted(SWITCHES)
     learned.set(xscale="log", xlabel="images per statistic", ylabel="learned weight", ylim=(0, None))
     learned.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -104,16 +110,19 @@ def _(table):
     said = ", ".join(
         f"{number(middle[images, 'mean'])} and {number(middle[images, 'variance'])} at {images}" for images in SWITCHES
     )
+    top = kept[(kept.block == kept.block.max()) & (kept.moment == "mean")].groupby("arm").batch.median()
     return Drawing(
         figure,
-        caption="64 images per update; the number beside switch and batch is how many of them share a batch statistic. **Left** "
-        f"Test error: switchable norm {error[SWITCHES[64]]:.1f} % at 64 images and {error[SWITCHES[2]]:.1f} % at 2, batch norm "
+        caption="64 images per update; the number beside switch and batch is how many of them share a batch statistic. "
+        f"**Top left** Test error: switchable norm {error[SWITCHES[64]]:.1f} % at 64 images and {error[SWITCHES[2]]:.1f} % at 2, batch norm "
         f"{error[BATCHES[64]]:.1f} % and {error[BATCHES[2]]:.1f} %, instance norm {error[INSTANCE]:.1f} %, layer norm "
-        f"{error[LAYER]:.1f} %, group norm {error[GROUP]:.1f} %. **Right** Learned weights of the three statistics, the mean over "
-        f"layers; all start at 1/3 (dotted). The batch's weight in means and variances is {said} images. Learning rates, by "
-        f"held-out images: {chosen_rates(table, rates, NAMES)}. Recipe: {RECIPE}.",
-        alt="Left: test errors of each seed and median training errors for switchable and batch norm by images per statistic, "
-        "instance, layer and group norm. Right: learned weights of the three statistics against images per statistic.",
+        f"{error[LAYER]:.1f} %, group norm {error[GROUP]:.1f} %. **Top right** Learned weights of the three statistics, "
+        f"the mean over layers; all start at 1/3 (dotted). The batch's weight in means and variances is {said} images. **Bottom** The "
+        f"same by layer: of the last layer's means the batch has {number(top[SWITCHES[64]])} at 64 images and "
+        f"{number(top[SWITCHES[2]])} at 2. Learning rates, by held-out "
+        f"images: {chosen_rates(table, rates, NAMES)}. Recipe: {RECIPE}.",
+        alt="Top left: test errors of each seed and median training errors for switchable and batch norm by images per statistic, "
+        "instance, layer and group norm. Others: learned weights of the three statistics, by images per statistic and by layer.",
     )
 
 
@@ -123,8 +132,9 @@ def _(table):
     criterion="weight of the batch statistics, mean over layers, means and variances: at 64 images less that at 2, above 0",
 )
 def _(table):
-    weight = mean_shares(table).groupby(["seed", "images"]).batch.mean().unstack()
-    note = f"{number(weight[64].median())} at 64, {number(weight[8].median())} at 8, {number(weight[2].median())} at 2"
+    weight, equal = (mean_shares(r).groupby(["seed", "images"]).batch.mean().unstack() for r in (best(table)[0], table))
+    said = ", ".join(f"{number(weight[images].median())} at {images}" for images in SWITCHES)
+    note = f"over all rates alike {number((equal[64] - equal[2]).median())}; at the best ones {said}"
     return judge_effect("weight at 64 images less that at 2", weight[64] - weight[2], claimed=(0, np.inf), null=0, note=note)
 
 

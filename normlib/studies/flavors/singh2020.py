@@ -46,7 +46,7 @@ def _(table):
     quartile_bars(thresholds, kept[kept.arm == FRN], color=INK, marker="o")
     thresholds.axhline(0, color=INK, linestyle=":", linewidth=1)
     thresholds.set(ylabel="learned threshold τ")
-    note(thresholds, "dotted: ReLU's", 0.97, 0.03, ha="right", fontsize=8.5)
+    note(thresholds, "dotted: ReLU", 0.03, 0.03, fontsize=8.5)
     error = test_errors(table).median()
     coupled = kept.groupby("arm").coupling.max()
     return Drawing(
