@@ -114,7 +114,7 @@ def _(table):
         median_and_band(axes[2], own, "step", start, color=colors[GAINS[0]], linestyle=line)
     last, ends = table.step.max(), table[(table.recurrent == "orthogonal") & (table.gain == 1)].sort_values("step").gradient
     predicted = ends.iloc[-1] * growth(1.0) ** np.array([last, 0])
-    axes[1].plot([0, last], predicted, ":", color=COLORS[1], label="closed form, gain 1", zorder=3)
+    axes[1].plot([0, last], predicted, ":", color=COLORS[1], label="closed form, gain 1", linewidth=4, zorder=1)
     axes[2].axvspan(0, table["first"].median(), color=INK, alpha=0.12, linewidth=0)
     note(axes[2], "dashed: from zeros\nsolid: from noise\nshaded: constant pixels", 0.97, 0.8, ha="right", fontsize=8.5)
     axes[2].set_title("identity, gain 0.1", fontsize=9.5)

@@ -62,9 +62,9 @@ def _(table):
     figure, (losses, gradients, errors) = subplots(1, 3, height=3.1, width_ratios=[1.3, 1.1, 1])
     for place, (arm, label) in enumerate(ARMS.items()):
         own, color = runs[runs.arm == arm], norm_color(arm.split()[0])
-        looks = {"color": color, "linestyle": "--" if "small" in arm else "-", "linewidth": 1.5}
-        median_and_band(losses, own, "step", "loss", label=label, **looks)
-        median_and_band(gradients, own, "row", "gradient_start", **looks)
+        line = "--" if "small" in arm else "-"
+        median_and_band(losses, own, "step", "loss", color=color, label=label, linestyle=line, linewidth=1.5)
+        median_and_band(gradients, own, "row", "gradient_start", color=color, linestyle=line, linewidth=1.5)
         each = own.drop_duplicates("seed").test_error
         errors.plot(each, [place] * len(each), "o", color=color, mfc="none" if "small" in arm else color, alpha=0.8)
     losses.set(xlabel="step", ylabel="held-out loss", yscale="log")

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from normlib.data import Dataset
 from normlib.lab import Config, Diverged
+from normlib.networks import RecurrentClassifier
 from normlib.studies.common.arms import first_at
 from normlib.training import Update, evaluate, train
 
@@ -55,11 +56,11 @@ def along(cell: nn.Module, head: nn.Module, x: Tensor, y: Tensor, hx: Tensor | N
     return Along(sizes, [float(g.norm()) for g in gradients])
 
 
-def learn(net: nn.Module, c: Config, images: Dataset, tests: Dataset, seed: int) -> dict[str, object]:
+def learn(net: RecurrentClassifier, c: Config, images: Dataset, tests: Dataset, seed: int) -> dict[str, object]:
     """Train a recurrent classifier on the rows of images, by Adam at a constant rate, and measure it.
 
     Args:
-        net: has a `cell` and a `head`; it is trained in place.
+        net: is trained in place.
         c: the configuration; `rate` and `steps`.
         images: to train on; its test images are the held-out ones.
         tests: with the true test images.
