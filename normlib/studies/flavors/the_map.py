@@ -14,8 +14,8 @@ from normlib.studies.flavors.wu2018_axes import TOKENS
 
 NAMES = {
     "none": "no norm", "batch": "batch", "sync": "synchronized batch", "renorm": "batch renorm", "noisy": "noisy batch",
-    "lp": "L1 batch", "variance": "batch, variance only", "decorrelated:size=2": "decorrelated batch", "switch": "switchable",
-    "evonorm_b0": "EvoNorm-B0", "layer": "layer", TOKENS: "layer, per position", "rms": "RMS", "group:groups=3": "group",
+    "lp": "L1 batch", "variance": "variance-only batch", "decorrelated:size=2": "decorrelated batch", "switch": "switchable",
+    "evonorm_b0": "EvoNorm-B0", "layer": "layer", TOKENS: "layer per position", "rms": "RMS", "group:groups=3": "group",
     "instance": "instance", "frn": "filter response", "proxy": "proxy", "evonorm_s0:groups=3": "EvoNorm-S0",
     "dyt": "dynamic tanh", "derf": "dynamic erf", "weight": "weight norm", "centered_weight": "centered weight norm",
     "standardized_weight": "weight standardization", "scaled_weight": "scaled weight stand.", "spectral": "spectral norm",
@@ -182,7 +182,7 @@ def _(table):
 def _(table):
     found = table[table["single case rescaling"]].norm.unique()
     exceptions = _exceptions(table, "any", lambda run: not (run["single case rescaling"] and ties(run)))
-    return _none_but(exceptions, f"invariant are {called(found)}")
+    return _none_but(exceptions, f"invariant: {called(found)}")
 
 
 @the_map.claim(
@@ -197,7 +197,8 @@ def _(table):
         alone = run.over == "row" if run.acts_on == "weights" else not run.channels
         return run["weight vector rescaling"] == (run.scale and alone)
 
-    return _none_but(_exceptions(table, "any", rule), f"invariant are {table[table['weight vector rescaling']].norm.nunique()}")
+    found = table[table["weight vector rescaling"]].norm.unique()
+    return _none_but(_exceptions(table, "any", rule), f"invariant: {called(found)}")
 
 
 @the_map.claim(
