@@ -114,13 +114,13 @@ def _(table):
     return Drawing(
         figure,
         caption="64 images per update; the number beside switch and batch is how many of them share a batch statistic. "
-        f"**Top left** Test error: switchable norm {error[SWITCHES[64]]:.1f} % at 64 images and {error[SWITCHES[2]]:.1f} % at 2, batch norm "
-        f"{error[BATCHES[64]]:.1f} % and {error[BATCHES[2]]:.1f} %, instance norm {error[INSTANCE]:.1f} %, layer norm "
-        f"{error[LAYER]:.1f} %, group norm {error[GROUP]:.1f} %. **Top right** Learned weights of the three statistics, "
-        f"the mean over layers; all start at 1/3 (dotted). The batch's weight in means and variances is {said} images. **Bottom** The "
-        f"same by layer: of the last layer's means the batch has {number(top[SWITCHES[64]])} at 64 images and "
-        f"{number(top[SWITCHES[2]])} at 2. Learning rates, by held-out "
-        f"images: {chosen_rates(table, rates, NAMES)}. Recipe: {RECIPE}.",
+        f"**Top left** Test error: switchable norm {error[SWITCHES[64]]:.1f} % at 64 images and {error[SWITCHES[2]]:.1f} % at 2, "
+        f"batch norm {error[BATCHES[64]]:.1f} % and {error[BATCHES[2]]:.1f} %, instance norm {error[INSTANCE]:.1f} %, layer norm "
+        f"{error[LAYER]:.1f} %, group norm {error[GROUP]:.1f} %. **Top right** Learned weights of the three statistics, the mean "
+        f"over layers; all start at 1/3 (dotted). The batch's weight in means and variances is {said} images. **Bottom** The same "
+        f"by layer: of the last layer's means the batch has {number(top[SWITCHES[64]])} at 64 images and "
+        f"{number(top[SWITCHES[2]])} at 2. Learning rates, by held-out images: {chosen_rates(table, rates, NAMES)}. "
+        f"Recipe: {RECIPE}.",
         alt="Top left: test errors of each seed and median training errors for switchable and batch norm by images per statistic, "
         "instance, layer and group norm. Others: learned weights of the three statistics, by images per statistic and by layer.",
     )
