@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import MultipleLocator
 
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
@@ -104,6 +105,7 @@ def _(table):
     right.plot(IMAGES, paper, "D:", color=GRAY, label="the paper, ImageNet")
     right.axhline(0, color=INK, linewidth=0.8)
     right.set_ylabel("batch norm less group norm\n(points of test error)")
+    right.yaxis.set_major_locator(MultipleLocator(5))
     right.legend(loc="upper left")
     for axes in (left, right):
         axes.set(xscale="log", xlabel="images per worker", xlim=(1.75, 37))

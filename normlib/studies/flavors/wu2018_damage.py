@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -105,21 +106,18 @@ def _(table):
     bn = runs[runs.arm.isin(list(BN))].assign(images=lambda t: t.arm.map(BN))
     median_and_band(left, bn, "images", "test_error", color=norm_color("batch"), marker="o")
     median_and_band(left, bn, "images", "train_error_own", color=norm_color("batch"), marker="o", linestyle="--", mfc=PAPER)
-    ends = (min(SIZES), max(SIZES))
-    for arm, name in OTHERS.items():
-        for column, style in (("test_error", "-"), ("train_error_own", "--")):
-            left.plot(ends, [runs[runs.arm == arm][column].median()] * 2, style, color=norm_color(name), linewidth=1.4)
+    for (arm, name), (column, style) in product(OTHERS.items(), (("test_error", "-"), ("train_error_own", "--"))):
+        left.plot((1, BATCH), [runs[runs.arm == arm][column].median()] * 2, style, color=norm_color(name), linewidth=1.4)
     left.set(xscale="log", yscale="log", xlabel="images per statistic", ylabel="error (%)")
     left.set_xticks(sorted(bn.images.unique()), [f"{size}" for size in sorted(bn.images.unique())])
-    ticks = [tick for tick in (1, 2, 5, 10, 15, 20, 30, 40, 60, 80) if left.get_ylim()[0] < tick < left.get_ylim()[1]]
-    left.set_yticks(ticks, [f"{tick}" for tick in ticks])
+    low, high = left.get_ylim()
+    left.set_yticks(*zip(*[(tick, f"{tick}") for tick in (1, 2, 5, 10, 15, 20, 30, 40, 60, 80) if low < tick < high], strict=True))
     left.minorticks_off()
-    for text, x, color in (("batch", 0.0, "batch"), ("group", 0.4, "group"), ("none", 0.8, "none")):
-        note(left, text, x, 1.02, color=norm_color(color))
+    for name, x in (("batch", 0.0), ("group", 0.4), ("none", 0.8)):
+        note(left, name, x, 1.02, color=norm_color(name))
     note(left, "solid: test\ndashed: training", 0.97, 0.97, ha="right", va="top", fontsize=8.5)
-    cells = _by_test(table).median()
+    scores, cells = _scores(table).median(), _by_test(table).median()
     _fill(right, cells)
-    scores = _scores(table).median()
     return Drawing(
         figure,
         caption=f"Every update takes {BATCH} images, and batch norm's statistics {BATCH} to 1 of them ({RECIPE}). **Left** Test "
@@ -172,8 +170,7 @@ def _fill(axes, cells):
 
 def _excess(table, size, statistics="running"):
     """Return, per seed, the points of test error above the network of 32 images, which is tested with running averages."""
-    by = _by_test(table)
-    return by[size, statistics] - by[32, "running"]
+    return _by_test(table)[size, statistics] - _by_test(table)[32, "running"]
 
 
 @damage.claim(
@@ -184,9 +181,9 @@ def _excess(table, size, statistics="running"):
     by="wu2018",
 )
 def _(table):
-    scores = _scores(table)
-    said = ", ".join(f"{size}: {number((scores[size] - scores[32]).median())}" for size in SIZES[1:] if size in scores)
-    return judge_effect("points of error, 2 images minus 32", scores[2] - scores[32], claimed=(0, np.inf), null=0, note=said)
+    excess = _scores(table)[[size for size in SIZES if size in _scores(table)]].sub(_scores(table)[32], axis=0)
+    said = ", ".join(f"{size}: {number(excess[size].median())}" for size in excess if size < 32)
+    return judge_effect("points of error, 2 images minus 32", excess[2], claimed=(0, np.inf), null=0, note=said)
 
 
 @damage.claim(
@@ -196,9 +193,8 @@ def _(table):
     by="wu2018",
 )
 def _(table):
-    scores = _scores(table)
-    effect = "points of error, batch norm at 2 minus group norm"
-    return judge_effect(effect, scores[2] - scores["group:size=8"], claimed=(0, np.inf), null=0)
+    gap = _scores(table)[2] - _scores(table)["group:size=8"]
+    return judge_effect("points of error, batch norm at 2 minus group norm", gap, claimed=(0, np.inf), null=0)
 
 
 @damage.claim(
@@ -209,8 +205,7 @@ def _(table):
     by="notes",
 )
 def _(table):
-    seen = _scores(table, "train_error_own")
-    seen = seen[[size for size in SIZES if size > 1 and size in seen]]
+    seen = _scores(table, "train_error_own").drop(columns=1).filter(items=SIZES)
     said = ", ".join(f"{size}: {number(seen[size].median())}" for size in seen)
     rises = seen.diff(axis=1).iloc[:, 1:].min(axis=1, skipna=False)
     return judge_effect("smallest rise, in points", rises, claimed=(0, np.inf), null=0, note=said)
@@ -250,7 +245,6 @@ def _(table):
     by="notes",
 )
 def _(table):
-    by = _by_test(table)
-    best, running = by[2].min(axis=1, skipna=False), _excess(table, 2)
-    note = f"with running averages {number(running.median())}"
-    return judge_effect("points of error above 32 images", best - by[32, "running"], claimed=(0, np.inf), null=0, note=note)
+    best = _by_test(table)[2].min(axis=1, skipna=False) - _by_test(table)[32, "running"]
+    note = f"with running averages {number(_excess(table, 2).median())}"
+    return judge_effect("points of error above 32 images", best, claimed=(0, np.inf), null=0, note=note)
