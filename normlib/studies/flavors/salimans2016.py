@@ -92,7 +92,7 @@ start = Study(
 )
 
 
-def descent(network: Any, x: Tensor, y: Tensor, rate: float = 0.01, **options: float) -> tuple[float, float, float]:
+def descent(network: Any, x: Tensor, y: Tensor, rate: float = 0.01, **options: Any) -> tuple[float, float, float]:
     """Take 20 steps of full-batch gradient descent in place and watch the lengths of all v.
 
     Returns:

@@ -104,7 +104,7 @@ def logit_change(network: nn.Module, x: Tensor, other: Tensor) -> float:
     exact = copy.deepcopy(network).double().eval()
     for module in exact.modules():
         if hasattr(module, "eps"):
-            module.eps = 1e-12
+            module.eps = 1e-12  # type: ignore[assignment]
     before, after = exact(x.double()), exact(other.double())
     return float((after - before).norm() / before.norm())
 
