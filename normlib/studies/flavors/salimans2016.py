@@ -168,10 +168,10 @@ def _(table):
     left.set(
         yscale="log", ylim=(1e-4, 1e4), xlabel="layer", ylabel="root mean square of the sums", title="on the batch of the start"
     )
-    note(left, "all layers at once", 0.2, 0.9)
+    note(left, "all layers at once", 0.27, 0.9)
     note(left, "He's weights, no norm", 0.97, 0.62, color=norm_color("none"), ha="right")
     note(left, "data-dependent start", 0.97, 0.4, color=sky, ha="right")
-    note(left, "$g = ||v||$\n× closed form", 0.03, 0.03, color=sky)
+    note(left, "$g = ||v||$\n× closed form", 0.46, 0.04, color=sky)
     for batch, line in zip(sorted(table.batch.unique()), [":", "--", "-"], strict=True):
         runs = table[(table.arm == STARTED) & (table.batch == batch)]
         median_and_band(right, runs, "layer", "fresh_scale", color=sky, linestyle=line, label=f"start from {batch} images")
