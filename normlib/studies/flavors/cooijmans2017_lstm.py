@@ -16,10 +16,10 @@ from normlib.studies.flavors.sequences import BATCH, learn, share_of_steps
 
 ARMS = {
     "none": "none",
-    "layer": "layer, gain 1",
-    "layer small": "layer, 0.1",
-    "batch": "batch, gain 1",
-    "batch small": "batch, 0.1",
+    "layer": "layer from 1",
+    "layer small": "layer from 0.1",
+    "batch": "batch from 1",
+    "batch small": "batch from 0.1",
 }
 SMALL = 0.1  # the gain of the arms that are called small; the others start at 1
 
@@ -63,7 +63,7 @@ def _(table):
     for place, (arm, label) in enumerate(ARMS.items()):
         own, color = runs[runs.arm == arm], norm_color(arm.split()[0])
         line = "--" if "small" in arm else "-"
-        median_and_band(losses, own, "step", "loss", color=color, label=label, linestyle=line, linewidth=1.5)
+        median_and_band(losses, own, "step", "loss", color=color, label=label, linestyle=line, linewidth=1.5, errorbar=None)
         median_and_band(gradients, own, "row", "gradient_start", color=color, linestyle=line, linewidth=1.5)
         each = own.drop_duplicates("seed").test_error
         errors.plot(each, [place] * len(each), "o", color=color, mfc="none" if "small" in arm else color, alpha=0.8)
@@ -79,16 +79,34 @@ def _(table):
         ax.set_title(title, fontsize=9.5)
     figure.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=5, handlelength=1.6, columnspacing=1.2)
     error = side_by_side(runs, "arm", "test_error").median()
+    ordered = {arm: rates[arm] for arm in ARMS}
     said = ", ".join(f"{error[arm]:.1f} % ({label})" for arm, label in ARMS.items())
     return Drawing(
         figure,
         caption=f"An LSTM reads images row by row, {BATCH} images per update and per statistic of batch norm, which keeps one for "
-        "each row; Adam at a constant rate. Solid lines start with gains of 1, dashed ones with 0.1. Left: held-out loss. Middle: "
-        f"norm of the gradient in the hidden state, before training. Right: test error of each seed, in the median {said}. Rates, "
-        f"by held-out loss: {rates_in_words(rates, ARMS)}.",
+        "each row; Adam at a constant rate. Solid lines start with gains of 1, dashed ones with 0.1. Left: held-out loss, medians. "
+        f"Middle: norm of the gradient in the hidden state, before training. Right: test error of each seed; medians: {said}. Rates, "
+        f"by held-out loss: {rates_in_words(ordered, ARMS)}{_at_an_edge(table, ordered)}.",
         alt="Three panels for an LSTM without norm, with layer norm and with batch norm, gains 1 and 0.1: held-out loss over "
         "steps, gradient in the hidden state over rows before training, test errors.",
     )
+
+
+def _at_an_edge(table, rates):
+    """Say which arms have their best rate at an end of the grid."""
+    if table.rate.nunique() == 1:
+        return ""
+    ends = {"lowest": table.rate.min(), "highest": table.rate.max()}
+    found = [f"{name} of the grid for {', '.join(ARMS[arm] for arm in rates if rates[arm] == end)}"
+             for name, end in ends.items() if end in rates.values()]  # fmt: skip
+    return f" (the {'; the '.join(found)})" if found else ""
+
+
+def _losses(table, arm: str, other: str) -> str:
+    """Say how the lowest held-out losses of two arms compare."""
+    lowest = side_by_side(best(table)[0], "arm", "lowest")
+    ratio = lowest[arm] / lowest[other]
+    return f"lowest held-out loss: ratio {number(ratio.median())} ({number(ratio.min())} to {number(ratio.max())})"
 
 
 @lstm.claim(
@@ -98,8 +116,10 @@ def _(table):
 )
 def _(table):
     error = side_by_side(best(table)[0], "arm", "test_error")
-    gap = error["batch"] - error["batch small"]
-    return judge_effect("points of error, gain 1 less 0.1", gap, claimed=(0, np.inf), null=0)
+    gap, said = error["batch"] - error["batch small"], _losses(table, "batch", "batch small")
+    return judge_effect(
+        "points of error, gain 1 less 0.1", gap, claimed=(0, np.inf), null=0, note=_losses(table, "batch", "batch small")
+    )
 
 
 @lstm.claim(
@@ -110,8 +130,10 @@ def _(table):
 )
 def _(table):
     error = side_by_side(best(table)[0], "arm", "test_error")
-    gap = error["layer small"] - error["layer"]
-    return judge_effect("points of error, gain 0.1 less 1", gap, claimed=(0, np.inf), null=0)
+    gap, said = error["layer small"] - error["layer"], _losses(table, "layer small", "layer")
+    return judge_effect(
+        "points of error, gain 0.1 less 1", gap, claimed=(0, np.inf), null=0, note=_losses(table, "layer small", "layer")
+    )
 
 
 @lstm.claim(
