@@ -26,8 +26,7 @@ frn = Study(
     vary={"arm": ARMS, "rate": [0.02, 0.06, 0.2, 0.6]},
     quick={"data": "digits", "train": 640, "validation": 128, "test": 256, "depth": 4, "width": 8, "epochs": 5, "rate": [0.2]},
     laptop={
-        "data": "fashion-mnist", "pool": 2, "train": 3_200, "validation": 800, "test": 2_000, "depth": 6, "width": 24, "epochs": 12,
-        "rate": [0.02, 0.06, 0.2],
+        "data": "fashion-mnist", "pool": 2, "train": 4_000, "validation": 800, "test": 2_000, "depth": 6, "width": 32, "epochs": 4,
     },
     full={"data": "cifar10", "pool": 1, "validation": 5_000, "depth": 12, "width": 64, "epochs": 30},
 )  # fmt: skip
