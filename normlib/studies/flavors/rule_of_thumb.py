@@ -15,7 +15,7 @@ from normlib.training import accuracy
 RULE = {1: "group", 5: "layer", 1000: "batch"}  # images per update and per statistic, and what the draft recommends
 SPECS = {"group": "group:size=4", "layer": "layer", "batch": "batch", "instance": "instance:affine=True"}
 RIVALS = list(RULE.values())
-MIDDLE = {1: 0.003, 5: 0.015, 1000: 0.3}  # of the learning rates
+MIDDLE = {1: 0.009, 5: 0.015, 1000: 0.6}  # of the learning rates
 ARMS = [f"{batch} {norm}" for batch in RULE for norm in RIVALS] + ["1 instance"]
 
 rule_of_thumb = Study(
@@ -110,24 +110,37 @@ def _(table):
     for axes in panels:
         axes.minorticks_off()
     panels[0].set_ylabel("test error (%)")
-    note(panels[2], "shaded: the rule's choice", 0.97, 0.93, ha="right", fontsize=8.5, color=INK)
+    note(panels[1], "shaded: the rule's choice", 0.97, 0.93, ha="right", fontsize=8.5, color=INK)
+    if any((kept.batch == 1) & (kept.norm == "batch")):
+        note(panels[0], "open: own statistics", 0.97, 0.04, ha="right", fontsize=8.5, color=norm_color("batch"))
     scores = _scores(table).median()
     words = "; ".join(
         f"{batch}: " + ", ".join(f"{norm} {number(scores[batch, norm])} %" for norm in RIVALS if (batch, norm) in scores)
         for batch in RULE
     )
     own = kept[(kept.batch == 1) & (kept.norm == "batch")].own_error.median()
-    chosen = ", ".join(f"{number(rate)} for {norm} at {batch}" for (batch, norm), rate in rates.items())
+    chosen = "; ".join(
+        f"at {batch} " + ", ".join(f"{number(rates[batch, norm])} {norm}" for norm in SPECS if (batch, norm) in rates)
+        for batch in RULE
+    )
     updates = ", ".join(f"{count} of {batch}" for batch, count in kept.groupby("batch").steps.first().items())
     return Drawing(
         figure,
         caption="Test error by images per update, over which batch norm also takes its statistics: a dot a seed, the bar their "
         f"median; shaded the norm that the rule names. {words}. Batch norm is tested with running averages; with one image it has "
         f"{number(own)} % with each image's own statistics (open), as instance norm. Updates: {updates} images; within a panel "
-        f"every norm sees the same images in the same order ({RECIPE}). Rates, by held-out error: {chosen}.",
+        f"every norm sees the same images in the same order ({RECIPE}). Rates, by held-out error: {chosen}{_ends(table, rates)}.",
         alt="Three panels for updates of 1, 5 and 1000 images: test errors of group, layer and batch norm, with one image also "
         "instance norm, a dot a seed on a log axis. The norm that the rule of thumb names is shaded.",
     )
+
+
+def _ends(table, rates):
+    """Say which arms are best at an end of their grid of rates."""
+    grids = table.groupby("batch").rate
+    ends = {batch: (grids.min()[batch], grids.max()[batch]) for batch in RULE}
+    arms = [f"{norm} at {batch}" for (batch, norm), rate in rates.items() if rate in ends[batch]]
+    return f" (at an end of the grid: {', '.join(arms)})" if arms and table.times.nunique() > 1 else ""
 
 
 def _judge(table, batch):
