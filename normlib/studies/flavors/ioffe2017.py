@@ -91,7 +91,7 @@ def set_limits(network: nn.Module, r_max: float, d_max: float) -> None:
 
 
 def fit_groups(network: nn.Module, images: Dataset, c: Config, size: int, classes: int, seed: int) -> History:
-    """Train in place by the recipe of all arms; groups are drawn anew every epoch, and renorm's limits widen as in the paper."""
+    """Train in place by the recipe of all arms, on groups drawn anew every epoch; renorm's limits widen about as in the paper."""
     y = images.y_train
     groups = torch.cat([clustered(y, size, classes, 1000 * seed + epoch) for epoch in range(c.epochs)])
     steps = len(groups) // (BATCH // size)
@@ -182,7 +182,8 @@ def _(table):
         f"{number(error['renorm, 4, mixed'])} %, with 64 they have {number(error['batch, 64, mixed'])} % and "
         f"{number(error['renorm, 64, mixed'])} %; dotted: group norm. Right: groups of 16 images in training, mixed and of two "
         f"classes: {listed}. Medians over seeds, with intervals. Recipe: {RECIPE}; rate tuned per arm on held-out images: "
-        f"{_chosen(table, rates)}.",
+        f"{_chosen(table, rates)}. Renorm's limits start to widen after {100 * SHARES['warmup']:g} % of the steps and are wide "
+        f"after {100 * SHARES['r_steps']:g} %.",
         alt="Left: test error of batch norm and renorm against images per statistic, with a line for group norm. Right: test error "
         "of batch norm, renorm and group norm after training on groups of mixed images and of two classes.",
     )
@@ -204,7 +205,7 @@ def _chosen(table, rates):
     "points above that with 16 mixed images per statistic, and 64 images per update in both",
 )
 def _(table):
-    note = f"group norm, by the same batches: {number(_lost(table, 'group').median())}"
+    note = f"group norm, which takes no statistics over images, loses {number(_lost(table, 'group').median())} by the same groups"
     return judge_effect("points of error lost", _lost(table, "batch"), claimed=(5, np.inf), null=0, note=note)
 
 
