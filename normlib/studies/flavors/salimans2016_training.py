@@ -30,7 +30,7 @@ SHORT = {
 training = Study(
     "salimans2016.training",
     item="§3, §4, §5.1",
-    title="What a start from data does for training, in a shallow and in a deep network",
+    title="He's lengths serve weight normalization at least as well as a start from data",
     kind="train",
     vary={"arm": list(CENTER), "depth": [6, 12, 20], "times": TIMES},
     quick={
@@ -138,6 +138,9 @@ def _(table):
 def _(table):
     ratios = {depth: (steps := reached(table, depth))[PLAIN] / steps[STARTED] for depth in sorted(table.depth.unique())}
     note = ", ".join(f"{number(ratio.median())} at {depth} layers" for depth, ratio in ratios.items())
+    runs = best(table)[0].drop_duplicates(["depth", "arm", "seed"])
+    never = runs[(runs.arm == PLAIN) & np.isinf(runs.reached)]
+    note += f"; lower bounds where runs with g = ‖v‖ never get there, {len(never)} of {int((runs.arm == PLAIN).sum())}"
     return judge_effect("steps, g = ‖v‖ over start", ratios[table.depth.max()], claimed=(1.5, np.inf), null=1, note=note)
 
 
@@ -169,4 +172,16 @@ def _(table):
 )
 def _(table):
     found = accuracies(table, table.depth.min())
-    return judge_effect("points, both less batch", found[MEAN_ONLY] - found["batch"], claimed=(-0.5, np.inf), null=-0.5)
+    deeper = [depth for depth in sorted(table.depth.unique()) if depth > table.depth.min()]
+    points = {depth: (more := accuracies(table, depth))[MEAN_ONLY] - more["batch"] for depth in deeper}
+    note = "; ".join(f"at {depth} layers {number(difference.median())}" for depth, difference in points.items())
+    others = table[(table.arm == "batch") & (table.depth == table.depth.min())]
+    against = [(found[MEAN_ONLY] - runs.groupby("seed").accuracy.first()).median() for _, runs in others.groupby("times")]
+    note += f"; over the rates of batch norm the median is {number(min(against))} to {number(max(against))}"
+    return judge_effect(
+        "points, both less batch",
+        found[MEAN_ONLY] - found["batch"],
+        claimed=(-0.5, np.inf),
+        null=-0.5,
+        note=note.removeprefix("; "),
+    )

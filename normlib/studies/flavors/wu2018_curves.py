@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from normlib.lab import Diverged, Drawing, Study, judge_effect
@@ -16,7 +18,7 @@ NAMES = {
     "instance": "bare instance", "weight": "weight", "none": "none",
 }  # fmt: skip
 BATCH_NORM, GROUP, LAYER, INSTANCE, BARE, WEIGHT, NONE = NAMES
-STYLES = {NONE: {"linestyle": "--", "zorder": 5}, BARE: {"linestyle": ":"}}
+STYLES: dict[str, dict[str, Any]] = {NONE: {"linestyle": "--", "zorder": 5}, BARE: {"linestyle": ":"}}
 LOOKS = 8  # how often errors are measured in a run, at even distances
 SAMPLE = 1_000  # training images that these errors are measured on
 

@@ -96,17 +96,16 @@ def wider(values):
 def _(table):
     own, common, rates = at_rates(table)
     figure = Figure(figsize=(WIDTH, 4.9))
-    tops = ["none", "batch", "group"]
-    axes = figure.subplot_mosaic([[name for name in tops for _ in range(2)], ["range"] * 3 + ["error"] * 3])
-    for norm, name in NAMES.items():
-        _bands(axes[name], own[own.norm == norm].dropna(subset=["step"]), norm)
-        axes[name].set_title(f"{name}, rate {number(rates[norm])}", fontsize=9.5)
-        axes[name].set(xlabel="step", ylim=_limits(own))
-        if name != "none":
-            axes[name].set_yticklabels([])
-    axes["none"].set_ylabel("output")
+    axes = figure.subplot_mosaic("aabbcc;dddeee")
+    for panel, (norm, name) in zip("abc", NAMES.items(), strict=True):
+        _bands(axes[panel], own[own.norm == norm].dropna(subset=["step"]), norm)
+        axes[panel].set_title(f"{name}, rate {number(rates[norm])}", fontsize=9.5)
+        axes[panel].set(xlabel="step", ylim=_limits(own))
+        if norm != NONE:
+            axes[panel].set_yticklabels([])
+    axes["a"].set_ylabel("output")
     ends = _ends(table)
-    for panel, column in (("range", "range"), ("error", "held_out_error")):
+    for panel, column in (("d", "range"), ("e", "held_out_error")):
         for norm in NAMES:
             arm = ends[ends.norm == norm]
             median_and_band(axes[panel], arm, "rate", column, color=norm_color(norm), marker="o", mfc=PAPER)
@@ -115,11 +114,11 @@ def _(table):
         axes[panel].set(xscale="log", xlabel="learning rate")
         axes[panel].set_xticks(sorted(table.rate.unique()), [number(rate) for rate in sorted(table.rate.unique())])
         axes[panel].xaxis.set_minor_locator(NullLocator())
-    axes["range"].set(yscale="log", title="1st to 99th percentile, at the end")
-    axes["range"].set_yticks([3, 10, 30], ["3", "10", "30"])
-    axes["range"].yaxis.set_minor_locator(NullLocator())
-    highest = ends.groupby(["norm", "rate"]).held_out_error.median().max()
-    axes["error"].set(title="held-out error (%)", ylim=(0, 1.25 * highest))
+    axes["d"].set(yscale="log", title="1st to 99th percentile, at the end")
+    axes["d"].set_yticks([3, 10, 30], ["3", "10", "30"])
+    axes["d"].yaxis.set_minor_locator(NullLocator())
+    highest = ends.groupby(["norm", "rate"]).held_out_error.median().max() if len(ends) else LEARNED
+    axes["e"].set(title="held-out error (%)", ylim=(0, 1.25 * highest))
     end, one = ranges(own).median(), ranges(common).median()
     return Drawing(
         figure,

@@ -106,7 +106,7 @@ def _(table):
     axes.axvline(1, color=INK, linewidth=0.8, linestyle="--")
     times = [table[f"{norm}_{written}_time"].max() for norm in NAMES for written in WRITTEN]
     axes.set(
-        xlim=(0.9, 1 + 1.6 * (max(times) - 1)), ylim=(len(NETWORKS) - 0.5, -0.5), xlabel="time of a training step, ratio to none"
+        xlim=(0.9, 1 + 1.9 * (max(times) - 1)), ylim=(len(NETWORKS) - 0.5, -0.5), xlabel="time of a training step, ratio to none"
     )
     axes.set_yticks(range(len(NETWORKS)), list(NETWORKS.values()))
     axes.grid(False, axis="y")

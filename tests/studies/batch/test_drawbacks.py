@@ -8,8 +8,8 @@ import torch
 from normlib.layers import BatchNorm
 from normlib.networks import PlainConvNet
 from normlib.studies.batch.drawbacks import worth
-from normlib.studies.common.grouped import OfGroups, in_groups
 from normlib.studies.batch.leakage import replaced
+from normlib.studies.common.grouped import OfGroups, in_groups
 
 
 def test_groups_hold_one_class_each_and_every_item_at_most_once() -> None:
