@@ -178,10 +178,5 @@ def _(table):
     others = table[(table.arm == "batch") & (table.depth == table.depth.min())]
     against = [(found[MEAN_ONLY] - runs.groupby("seed").accuracy.first()).median() for _, runs in others.groupby("times")]
     note += f"; over the rates of batch norm the median is {number(min(against))} to {number(max(against))}"
-    return judge_effect(
-        "points, both less batch",
-        found[MEAN_ONLY] - found["batch"],
-        claimed=(-0.5, np.inf),
-        null=-0.5,
-        note=note.removeprefix("; "),
-    )
+    ahead, said = found[MEAN_ONLY] - found["batch"], note.removeprefix("; ")
+    return judge_effect("points, both less batch", ahead, claimed=(-0.5, np.inf), null=-0.5, note=said)
