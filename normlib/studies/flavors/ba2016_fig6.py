@@ -33,7 +33,7 @@ figure6 = Study(
     kind="train",
     vary={"batch": list(BASE), "arm": list(ARMS), "times": [1, 3, 10, 30, 100]},
     quick={
-        "data": "digits", "train": 384, "width": 32, "epochs": {"128": 6, "4": 2}, "population": 128, "times": [10, 30],
+        "data": "digits", "train": 240, "width": 32, "epochs": {"128": 10, "4": 2}, "population": 128, "times": [10, 30],
     },
     laptop={
         "data": "fashion-mnist", "train": 4_000, "validation": 1_000, "test": 4_000, "pool": 2, "width": 128,
