@@ -76,7 +76,7 @@ def _style(arm):
 def _(table):
     kept, rates = _best(table)
     runs = kept.drop_duplicates(["arm", "seed"])
-    figure, (left, middle, right) = subplots(1, 3, height=3.3, width_ratios=[1.15, 1.1, 1])
+    figure, (left, middle, right) = subplots(1, 3, height=3.3, width_ratios=[1.25, 1.25, 1])
     for row, arm in enumerate([arm for norm in (GROUP, LARGE, SMALL) for arm in (norm, WS + norm)]):
         (color, marker), values = _style(arm), runs[runs.arm == arm]
         for column, face in (("train_error", "none"), ("test_error", color)):
