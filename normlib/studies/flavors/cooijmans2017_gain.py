@@ -108,7 +108,7 @@ def _(table):
         for value in GAINS:
             own = table[(table.recurrent == recurrent) & (table.gain == value)]
             median_and_band(ax, own, "step", "gradient", color=colors[value], label=f"gain {number(value)}", linewidth=1.5)
-        ax.set_title(f"{recurrent}: {title}", fontsize=9.5)
+        ax.set_title(f"{recurrent}:\n{title}", fontsize=9.5)
     for start, line in (("gradient", "-"), ("gradient_still", "--")):
         own = table[(table.recurrent == "identity") & (table.gain == GAINS[0])]
         median_and_band(axes[2], own, "step", start, color=colors[GAINS[0]], linestyle=line)
@@ -117,7 +117,7 @@ def _(table):
     axes[1].plot([0, last], predicted, ":", color=COLORS[1], label="closed form, gain 1", linewidth=4, zorder=1)
     axes[2].axvspan(0, table["first"].median(), color=INK, alpha=0.12, linewidth=0)
     note(axes[2], "dashed: from zeros\nsolid: from noise\nshaded: constant pixels", 0.97, 0.8, ha="right", fontsize=8.5)
-    axes[2].set_title("identity, gain 0.1", fontsize=9.5)
+    axes[2].set_title("identity,\ngain 0.1", fontsize=9.5)
     axes[0].set_ylabel("gradient in the state")
     for ax in axes:
         ax.set(xlabel="pixel", yscale="log")
