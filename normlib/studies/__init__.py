@@ -50,6 +50,7 @@ STUDIES = Registry(
         "wu2018.groups": "normlib.studies.flavors.wu2018_groups:groups",
         "wu2018.percentiles": "normlib.studies.flavors.wu2018_percentiles:percentiles",
         "peng2018.sync": "normlib.studies.flavors.peng2018:sync",
+        "peng2018.processes": "normlib.studies.flavors.peng2018_processes:processes",
         "singh2020.frn": "normlib.studies.flavors.singh2020:frn",
         "liu2020.evonorm": "normlib.studies.flavors.liu2020:evonorm",
         "luo2019.switch": "normlib.studies.flavors.luo2019:switch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
 
 TABLE = pd.DataFrame(
     [
@@ -38,3 +38,12 @@ def test_several_columns_make_an_arm() -> None:
 
 def test_rates_in_words() -> None:
     assert rates_in_words({"a": 0.1, "b": 1.0}, {"a": "tanh"}) == "0.1 for tanh, 1 for b"
+
+
+def test_best_rates_at_an_end_of_the_grid_of_their_own_arm() -> None:
+    grids = {"low": (0.1, 0.2, 0.4), "high": (1.0, 2.0, 4.0), "short": (0.1, 0.2)}
+    table = pd.DataFrame([(arm, rate) for arm, rates in grids.items() for rate in rates], columns=["arm", "rate"])
+    assert at_ends(table, ["arm"], {"low": 0.4, "high": 2.0, "short": 0.1}) == ["low"]
+    rates = {("low", "batch"): 0.2, ("high", "batch"): 1.0}
+    assert at_ends(table.assign(norm="batch"), ["arm", "norm"], rates) == [("high", "batch")]
+    assert ends_in_words(["a", "b"]) == " (at an end of the rates tried: a, b)" and ends_in_words([]) == ""

@@ -12,7 +12,7 @@ from normlib.layers import BatchNorm
 from normlib.networks import MLP
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import PAPER, median_and_band, norm_color, subplots
-from normlib.studies.common.tuning import tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
 from normlib.surgery import reestimate_statistics
 from normlib.training import Update, accuracy, train
 
@@ -153,25 +153,20 @@ _ALT = (
 
 
 def _caption(table):
+    lowest, held_out = (
+        ends_in_words([f"{ARMS[arm][1]} at {batch}" for batch, arm in at_ends(table, ["batch", "arm"], chosen(table)[1])])
+        for chosen in (fastest, best)
+    )
     large, small = test_errors(table, 128).median(), test_errors(table, 4).median()
     listed = "; ".join(f"{label} {large[arm]:.1f} and {small[arm]:.1f}" for arm, (_, label, _) in ARMS.items())
     return (
         "Batch norm takes its statistics over the images of the update, so here both change together. **Top** Mean loss of the "
-        "batches of an epoch, in train mode, each arm at the rate at which its curve lies lowest. At 128 BN on all layers lies at "
-        f"{number(above(table, 128, 'batch + logits').median())} times LN (geometric mean over epochs), BN on the hidden layers at "
-        f"{number(above(table, 128, 'batch').median())} times. {_edges(table, fastest(table)[1])}**Bottom** Error on held-out "
-        f"images. Each arm is tested at its best rate there (rings). {_edges(table, best(table)[1])}Test error in percent at 128 "
+        f"batches of an epoch, in train mode, each arm at the rate at which its curve lies lowest{lowest}. At "
+        f"128 BN on all layers lies at {number(above(table, 128, 'batch + logits').median())} times LN (geometric mean over "
+        f"epochs), BN on the hidden layers at {number(above(table, 128, 'batch').median())} times. **Bottom** Error on held-out "
+        f"images. Each arm is tested at its best rate there (rings){held_out}. Test error in percent at 128 "
         f"and at 4, each over its own number of epochs: {listed}."
     )
-
-
-def _edges(table, rates):
-    """Say which arms chose a rate at an end of the grid; a grid of two rates has nothing but ends."""
-    levels = table.groupby("batch").rate.agg(["min", "max"])
-    edges = [f"{ARMS[arm][1]} at {batch}" for batch in BASE for arm in ARMS if rates[batch, arm] in set(levels.loc[batch])]
-    if table.times.nunique() < 3:
-        return ""
-    return f"At an end of its grid: {', '.join(edges)}. " if edges else "No rate lies at an end of its grid. "
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from normlib.layers.recurrent import Cell
 from normlib.networks import RecurrentClassifier
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import median_and_band, norm_color, subplots
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
 from normlib.studies.flavors.sequences import BATCH, learn, share_of_steps
 
 ARMS = {
@@ -81,25 +81,16 @@ def _(table):
     error = side_by_side(runs, "arm", "test_error").median()
     ordered = {arm: rates[arm] for arm in ARMS}
     said = ", ".join(f"{error[arm]:.1f} % ({label})" for arm, label in ARMS.items())
+    ends = [ARMS[arm] for arm in at_ends(table, ["arm"], ordered)]
     return Drawing(
         figure,
         caption=f"An LSTM reads images row by row, {BATCH} images per update and per statistic of batch norm, which keeps one for "
         "each row; Adam at a constant rate. Solid lines start with gains of 1, dashed ones with 0.1. Left: held-out loss, medians. "
         f"Middle: norm of the gradient in the hidden state, before training. Right: test error of each seed; medians: {said}. "
-        f"Rates, by held-out loss: {rates_in_words(ordered, ARMS)}{_at_an_edge(table, ordered)}.",
+        f"Rates, by held-out loss: {rates_in_words(ordered, ARMS)}{ends_in_words(ends)}.",
         alt="Three panels for an LSTM without norm, with layer norm and with batch norm, gains 1 and 0.1: held-out loss over "
         "steps, gradient in the hidden state over rows before training, test errors.",
     )
-
-
-def _at_an_edge(table, rates):
-    """Say which arms have their best rate at an end of the grid."""
-    if table.rate.nunique() == 1:
-        return ""
-    ends = {"lowest": table.rate.min(), "highest": table.rate.max()}
-    found = [f"{name} of the grid for {', '.join(ARMS[arm] for arm in rates if rates[arm] == end)}"
-             for name, end in ends.items() if end in rates.values()]  # fmt: skip
-    return f" (the {'; the '.join(found)})" if found else ""
 
 
 def _losses(table, arm: str, other: str) -> str:

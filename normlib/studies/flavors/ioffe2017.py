@@ -18,7 +18,7 @@ from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.grouped import in_groups
 from normlib.studies.common.looks import median_and_band, norm_color, subplots
 from normlib.studies.common.statements import gap
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import at_ends, rates_in_words, tuned
 from normlib.studies.flavors.convnets import BATCH, RECIPE, convnet, errors
 from normlib.studies.flavors.ghost_renorm import GhostRenorm
 from normlib.training import History, train
@@ -193,7 +193,7 @@ def _chosen(table, rates):
     """Say which rates were chosen: the one of most arms, what departs from it, and which stand at an edge of the grid."""
     usual = max(set(rates.values()), key=list(rates.values()).count)
     others = {arm.replace(", ", " "): rate for arm, rate in rates.items() if rate != usual}
-    edges = sum(rate in (table.rate.min(), table.rate.max()) for rate in rates.values()) if table.rate.nunique() > 1 else 0
+    edges = len(at_ends(table, ["arm"], rates))
     text = number(usual) + (f", except {rates_in_words(others)}" if others else "")
     return f"{text} (an edge of the grid in {edges} of {len(rates)} arms)" if edges else text
 

@@ -17,7 +17,7 @@ from normlib.studies.flavors.relatives import best, chosen_rates, error_rows, re
 
 SWITCHES = {64: "switch", 8: "switch + per 8", 2: "switch + per 2"}  # images per statistic
 BATCHES = {64: "batch", 2: "batch:ghost=2"}
-INSTANCE, LAYER, GROUP = SINGLE = ["instance", "layer", "group:size=8"]
+INSTANCE, LAYER, GROUP = ["instance", "layer", "group:size=8"]
 NAMES = {arm: f"switch {images}" for images, arm in SWITCHES.items()} | {arm: f"batch {images}" for images, arm in BATCHES.items()}
 NAMES |= {INSTANCE: "instance", LAYER: "layer", GROUP: "group"}
 SHARES = ["instance", "layer", "batch"]

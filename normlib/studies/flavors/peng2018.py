@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from normlib.lab import Drawing, Study, judge_effect, judge_identity, number
@@ -127,6 +129,29 @@ WAYS = {
 }
 
 
+def distances(axes: Axes, table: pd.DataFrame, ways: dict[str, tuple[str, str]]) -> None:
+    """Draw how far each way to share lies from one big batch, in equal shards and in unequal ones: the largest of all runs.
+
+    Args:
+        axes: where.
+        table: has a column for each way, and the column `shards`, "equal" or "unequal".
+        ways: a label and a color by column.
+    """
+    marks = {"equal": ("o", -0.13), "unequal": ("D", 0.13)}
+    for row, (way, (_, color)) in enumerate(ways.items()):
+        for shards, (mark, shift) in marks.items():
+            value = max(table[table.shards == shards][way].max(), 1e-17)
+            axes.plot(value, row + shift, mark, color=color, markersize=5)
+    axes.set_yticks(range(len(ways)), [label for label, _ in ways.values()], fontsize=8)
+    axes.set(xscale="log", xlim=(1e-18, 30), ylim=(len(ways) - 0.4, -0.6), xlabel="distance from one big batch")
+    axes.set_xticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
+    axes.minorticks_off()
+    axes.grid(False, axis="y")
+    for shards, (mark, _) in marks.items():
+        axes.plot([], [], mark, color=INK, markersize=5, label=f"{shards} shards")
+    axes.legend(loc="lower left", fontsize=8)
+
+
 @sync.draw
 def _(table):
     figure, (left, right) = subplots(1, 2, height=3.0, width_ratios=[1, 1.15])
@@ -142,18 +167,7 @@ def _(table):
     left.minorticks_off()
     left.legend(loc="upper left", fontsize=8)
 
-    for row, (way, (_, color)) in enumerate(WAYS.items()):
-        for shards, mark, shift in (("equal", "o", -0.13), ("unequal", "D", 0.13)):
-            value = max(table[table.shards == shards][way].max(), 1e-17)
-            right.plot(value, row + shift, mark, color=color, markersize=5)
-    right.set_yticks(range(len(WAYS)), [label for label, _ in WAYS.values()], fontsize=8)
-    right.set(xscale="log", xlim=(1e-18, 30), ylim=(len(WAYS) - 0.4, -0.6), xlabel="distance from one big batch")
-    right.set_xticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
-    right.minorticks_off()
-    right.grid(False, axis="y")
-    for shards, mark in (("equal", "o"), ("unequal", "D")):
-        right.plot([], [], mark, color=INK, markersize=5, label=f"{shards} shards")
-    right.legend(loc="lower left", fontsize=8)
+    distances(right, table, WAYS)
     most = equal.workers.max()
     at = equal[equal.workers == most].groupby("order").missing.median()
     exact = table[["forward", "backward", "by_hand"]].max().max()

@@ -7,7 +7,7 @@ import numpy as np
 from normlib.lab import Drawing, Study, judge_effect, judge_identity, number
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import GRAY, ORANGE, SKY, norm_color, subplots
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
 from normlib.studies.flavors.convnets import BATCH, RECIPE, convnet, errors, fit
 from normlib.studies.flavors.row_gradients import convolutions, identities, shares
 
@@ -108,8 +108,7 @@ def _(table):
     error = runs.groupby("arm").test_error.median()
     pairs = ", ".join(f"{NAMES[arm]} {number(error[arm])} % and {number(error[WS + arm])} %" for arm in (GROUP, LARGE, SMALL))
     chosen = rates_in_words({arm: rates[arm] for arm in NAMES}, NAMES)
-    edges = [NAMES[arm] for arm, rate in rates.items() if len(ticks) > 1 and rate in (ticks[0], ticks[-1])]
-    edge = f" (at an edge of the grid: {', '.join(edges)})" if edges else ""
+    ends = [NAMES[arm] for arm in at_ends(table, ["arm"], rates)]
     part = 100 * layers.iloc[1:][["mean_end", "length_end"]].median()
     return Drawing(
         figure,
@@ -118,7 +117,7 @@ def _(table):
         "statistic. Right: what WS would take out of the squared gradient of group norm's convolutions, before training (hollow) "
         f"and after it; after it the row mean holds {number(part.mean_end)} % and the row itself {number(part.length_end)} % "
         f"(median from the second convolution on). Recipe: {RECIPE}; rate tuned per arm on held-out images: "
-        f"{chosen}{edge}.",
+        f"{chosen}{ends_in_words(ends)}.",
         alt="Left: test and training error of group norm and batch norm at 64 and 2 images, with and without standardized "
         "weights. Middle: held-out error against rate. Right: shares of the squared gradient by convolution, log axis.",
     )

@@ -7,7 +7,7 @@ import numpy as np
 from normlib.lab import Diverged, Drawing, Study, judge_effect, judge_identity, number
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import INK, norm_color, note, subplots
-from normlib.studies.common.tuning import tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
 from normlib.studies.flavors.convnets import RECIPE, convnet, fit
 from normlib.studies.flavors.wu2018_damage import over
 from normlib.training import accuracy
@@ -124,23 +124,16 @@ def _(table):
         for batch in RULE
     )
     updates = ", ".join(f"{count} of {batch}" for batch, count in kept.groupby("batch").steps.first().items())
+    ends = [f"{norm} at {batch}" for batch, norm in at_ends(table, ["batch", "norm"], rates)]
     return Drawing(
         figure,
         caption="Test error by images per update, over which batch norm also takes its statistics: a dot a seed, the bar their "
         f"median; shaded the norm that the rule names. {words}. Batch norm is tested with running averages; with one image it has "
         f"{number(own)} % with each image's own statistics (open), as instance norm. Updates: {updates} images; within a panel "
-        f"every norm sees the same images in the same order ({RECIPE}). Rates, by held-out error: {chosen}{_ends(table, rates)}.",
+        f"every norm sees the same images in the same order ({RECIPE}). Rates, by held-out error: {chosen}{ends_in_words(ends)}.",
         alt="Three panels for updates of 1, 5 and 1000 images: test errors of group, layer and batch norm, with one image also "
         "instance norm, a dot a seed on a log axis. The norm that the rule of thumb names is shaded.",
     )
-
-
-def _ends(table, rates):
-    """Say which arms are best at an end of their grid of rates."""
-    grids = table.groupby("batch").rate
-    ends = {batch: (grids.min()[batch], grids.max()[batch]) for batch in RULE}
-    arms = [f"{norm} at {batch}" for (batch, norm), rate in rates.items() if rate in ends[batch]]
-    return f" (at an end of the grid: {', '.join(arms)})" if arms and table.times.nunique() > 1 else ""
 
 
 def _judge(table, batch, remark=""):

@@ -9,7 +9,7 @@ import numpy as np
 from normlib.lab import Diverged, Drawing, Study, judge_effect
 from normlib.studies.common.arms import first_at, images_for, side_by_side
 from normlib.studies.common.looks import median_and_band, norm_color, subplots
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
 from normlib.studies.flavors.convnets import BATCH, MEASURED_AT_ONCE, convnet, errors, fit
 from normlib.training import accuracy
 
@@ -115,23 +115,17 @@ def _(table):
     axes[2].grid(False, axis="y")
     ends, train = scores.median(), final(table, "train_error").median()
     said = ", ".join(f"{NAMES[norm]} {ends[norm]:.1f}" for norm in ends.sort_values().index)
+    at_edge = [NAMES[norm] for norm in at_ends(table, ["norm"], rates)]
     return Drawing(
         figure,
         caption=f"{BATCH} images per update; batch norm takes its statistics over 32 of them. Test error in percent at the end, "
         f"the median over seeds: {said}. Batch norm errs on {train[BATCH_NORM]:.1f} % of its training images, group norm on "
         f"{train[GROUP]:.1f} %. **Left, middle** Error over training, in eval mode, the median over seeds; dotted: instance norm "
         "without scale and shift. **Right** A circle a seed, a bar the median. "
-        f"Learning rate, by held-out images: {rates_in_words(rates, NAMES)}.{_edges(table, rates)}",
+        f"Learning rate, by held-out images: {rates_in_words(rates, NAMES)}{ends_in_words(at_edge)}.",
         alt="Error against the epoch on training and on held-out images for batch, group, layer, weight and two forms of instance "
         "normalization, and none; beside it the test errors at the end, one row for each.",
     )
-
-
-def _edges(table, rates):
-    """Say for which arms the best rate is the lowest or the highest that was tried, and nothing if there is one rate only."""
-    tried = sorted(table.rate.unique())
-    ends = [NAMES[norm] for norm, rate in rates.items() if len(tried) > 1 and rate in (tried[0], tried[-1])]
-    return f" At an end of the rates that were tried: {', '.join(ends)}." if ends else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.layers import BatchNorm
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import INK, PAPER, median_and_band, norm_color, note, subplots
-from normlib.studies.common.tuning import rates_in_words, tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
 from normlib.studies.flavors.convnets import RECIPE, convnet, errors, fit
 from normlib.surgery import reestimate_statistics
 from normlib.training import accuracy
@@ -118,6 +118,7 @@ def _(table):
     note(left, "solid: test\ndashed: training", 0.97, 0.97, ha="right", va="top", fontsize=8.5)
     scores, cells = _scores(table).median(), _by_test(table).median()
     _fill(right, cells)
+    ends = [NAMES[arm] for arm in at_ends(table, ["arm"], rates)]
     return Drawing(
         figure,
         caption=f"Every update takes {BATCH} images, and batch norm's statistics {BATCH} to 1 of them ({RECIPE}). **Left** Test "
@@ -128,17 +129,10 @@ def _(table):
         "over the training set (*mean*); those of the test images themselves, so many at a time. The frame marks what a network "
         f"was trained with. Trained with one image, it has {number(cells[1, 'running'])} % with running averages and "
         f"{number(cells[1, '1'])} % with each image's own. Medians over seeds. Learning rates, by held-out error with running "
-        f"averages: {rates_in_words({arm: rates[arm] for arm in NAMES if arm in rates}, NAMES)}{_ends(table, rates)}.",
+        f"averages: {rates_in_words({arm: rates[arm] for arm in NAMES if arm in rates}, NAMES)}{ends_in_words(ends)}.",
         alt="Left: test and training error against images per statistic, 1 to 32, with lines for group norm and no norm. Right: a "
         "table of test errors, rows by images per statistic in training, columns by statistics in the test.",
     )
-
-
-def _ends(table, rates):
-    """Say which arms are best at an end of the grid of rates."""
-    grid = sorted(table.rate.unique())
-    arms = [name for arm, name in NAMES.items() if len(grid) > 1 and rates.get(arm) in (grid[0], grid[-1])]
-    return f" (at an end of the grid: {', '.join(arms)})" if arms else ""
 
 
 def _fill(axes, cells):

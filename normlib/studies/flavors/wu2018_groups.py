@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import median_and_band, norm_color, subplots
-from normlib.studies.common.tuning import tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
 from normlib.studies.flavors.convnets import BATCH, convnet, errors, fit
 
 GROUPS = [1, 2, 4, 8, 16, 32]
@@ -113,8 +113,7 @@ def _(table):
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8.5, columnspacing=1.2)
     error = final(table)
     at = error.median()
-    edge = [str(g) for g, rate in sorted(rates.items()) if len(tried) > 1 and rate in (tried[0], tried[-1])]
-    ended = f" At an end of these rates: {', '.join(edge)}." if edge else ""
+    at_edge = [str(g) for g in sorted(at_ends(every, ["groups"], rates))]
     chosen = ", ".join(f"{number(rate)} for {g}" for g, rate in sorted(rates.items()))
     return Drawing(
         figure,
@@ -122,7 +121,7 @@ def _(table):
         f"Median test error in percent: {at[1]:.1f} with one group, {', '.join(f'{at[g]:.1f}' for g in INTERIOR)} with "
         f"{', '.join(map(str, INTERIOR))}, {at[16]:.1f} with two channels a group, {at[WIDTH]:.1f} with one. "
         f"**Left** Against the number of groups. **Right** Against the learning rate, cut off above; dots: the rates "
-        f"chosen. Rate by number of groups: {chosen}.{ended}",
+        f"chosen. Rate by number of groups: {chosen}{ends_in_words(at_edge)}.",
         alt="Left: test and training error against the number of groups, with layer norm at one end and instance norm at the "
         "other. Right: held-out error against the learning rate, one line for each number of groups.",
     )

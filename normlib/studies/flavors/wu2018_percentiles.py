@@ -12,7 +12,7 @@ from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.probes import reduce_activations
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import PAPER, WIDTH, median_and_band, norm_color
-from normlib.studies.common.tuning import tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
 from normlib.studies.flavors.convnets import BATCH, convnet, errors, fit
 from normlib.training.history import log_steps
 
@@ -120,6 +120,7 @@ def _(table):
     highest = ends.groupby(["norm", "rate"]).held_out_error.median().max() if len(ends) else LEARNED
     axes["e"].set(title="held-out error (%)", ylim=(0, 1.25 * highest))
     end, one = ranges(own).median(), ranges(common).median()
+    at_edge = [NAMES[norm] for norm in at_ends(table, ["norm"], rates)]
     return Drawing(
         figure,
         caption=f"What the last convolution puts out, before norm and ReLU; {BATCH} images per update, batch statistics over 32. "
@@ -127,7 +128,8 @@ def _(table):
         f"is {number(end[NONE])} at the end without norm, {number(end[BATCH_NORM])} with batch and {number(end[GROUP])} with group "
         f"norm; at one rate for all, {number(rates[NONE])}, it is {number(one[NONE])}, {number(one[BATCH_NORM])} and "
         f"{number(one[GROUP])}. **Bottom** That range, and the error on held-out images, against the rate; filled: the rate "
-        f"chosen, left out: rates with a median error above {LEARNED} %. Medians over seeds.{_edges(table, rates)}",
+        f"chosen, left out: rates with a median error above {LEARNED} %. Medians over seeds; "
+        f"rates by held-out images{ends_in_words(at_edge)}.",
         alt="Top: percentiles of the last convolution's output against the step without norm, with batch norm and with group norm. "
         "Bottom: the range from the 1st to the 99th percentile and the held-out error against the learning rate.",
     )
@@ -152,13 +154,6 @@ def _ends(table):
     rows = table.dropna(subset=["step"]).sort_values("step").groupby(["norm", "rate", "seed"], as_index=False).last()
     error = rows.held_out_error.fillna(100).groupby([rows.norm, rows.rate]).transform("median")
     return rows.assign(range=rows.p99 - rows.p1)[error <= LEARNED]
-
-
-def _edges(table, rates):
-    """Say for which arms the best rate is the lowest or the highest that was tried, and nothing if there is none."""
-    tried = sorted(table.rate.unique())
-    ends = [NAMES[norm] for norm, rate in rates.items() if rate in (tried[0], tried[-1])]
-    return f" At an end of the rates that were tried: {', '.join(ends)}." if ends else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

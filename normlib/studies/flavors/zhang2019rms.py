@@ -17,7 +17,7 @@ from normlib.networks import MLP, RecurrentClassifier
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import median_and_band, norm_color, note, subplots
 from normlib.studies.common.statements import gap, normal
-from normlib.studies.common.tuning import tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
 from normlib.surgery import swap
 from normlib.surgery.swap import kind_of
 from normlib.training import Update, accuracy, train
@@ -163,15 +163,13 @@ def _(table):
         f"{name} {', '.join(number(rates[network, center, norm]) for center in CENTERS for norm in NAMES)}"
         for network, name in NETWORKS.items()
     )
-    ends = {table.rate.min(), table.rate.max()}
-    edges = [f"{NAMES[n]}, {NETWORKS[k]}, around {c:g}" for (k, c, n), rate in rates.items() if rate in ends]
+    ends = [f"{NAMES[n]} in {NETWORKS[k]} around {c:g}" for k, c, n in at_ends(table, ["network", "center", "norm"], rates)]
     return Drawing(
         figure,
         caption="Test error of RMS norm less that of layer norm, in points (median of the differences seed by seed, and their "
         f"range): {said}. **Top** Loss of the training batches. **Bottom** How much of the mean square of a norm's input is the "
         "square of its mean, median over norms and samples. Rates of Adam, falling linearly to zero, by error on held-out images, "
-        f"of LN and RMS around 0, then around 0.2: {listed}."
-        + (f" At an end of the grid: {'; '.join(edges)}." if edges and len(table.rate.unique()) > 2 else ""),
+        f"of LN and RMS around 0, then around 0.2: {listed}{ends_in_words(ends)}.",
         alt="Top: training loss against the step for layer and RMS norm, with weights around 0 and around 0.2, in a dense network "
         "and a GRU. Bottom: share of the mean in the mean square, before and after training.",
     )
