@@ -47,6 +47,8 @@ STUDIES = Registry(
         "ba2016.table1": "normlib.studies.flavors.ba2016_table1:table1",
         "ba2016.geometry": "normlib.studies.flavors.ba2016_geometry:geometry",
         "peng2018.sync": "normlib.studies.flavors.peng2018:sync",
+        # 4 Internal covariate shift or smoothness
+        "santurkar2018.theorems": "normlib.studies.smoothness.santurkar2018_theorems:theorems",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",

@@ -10,8 +10,8 @@ from normlib.data import Dataset
 from normlib.lab import Config, Drawing, Study, judge_effect, number
 from normlib.networks import PlainConvNet
 from normlib.probes import record_activations
-from normlib.studies.common.grouped import OfGroups, in_groups
 from normlib.studies.common.arms import images_for, side_by_side
+from normlib.studies.common.grouped import OfGroups, in_groups
 from normlib.studies.common.inputs import load
 from normlib.studies.common.looks import GRAY, INK, median_and_band, norm_color, note, subplots
 from normlib.studies.common.tuning import rates_in_words, tuned
