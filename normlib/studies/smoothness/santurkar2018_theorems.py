@@ -158,10 +158,7 @@ def _(table):
     shares.set(xscale="log", yscale="log", xlabel="batch m", ylabel="share taken out of ‖ĝ‖²")
     shares.set_xticks(grid, [f"{value:g}" for value in grid])
     shares.minorticks_off()
-    handles, labels = (
-        sum(both, []) for both in zip(first.get_legend_handles_labels(), shares.get_legend_handles_labels(), strict=True)
-    )
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8.5)
     parts = medians[medians.batch == medians.batch.max()][["mean_share", "slope_share"]].median()
     return Drawing(
         figure,
