@@ -71,6 +71,8 @@ STUDIES = Registry(
         "notes.map": "normlib.studies.flavors.the_map:the_map",
         "qiao2019.ws": "normlib.studies.flavors.qiao2019:ws",
         "ioffe2017.renorm": "normlib.studies.flavors.ioffe2017:renorm",
+        # 4 Internal covariate shift or smoothness
+        "santurkar2018.theorems": "normlib.studies.smoothness.santurkar2018_theorems:theorems",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
