@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ ACTIVATIONS = Registry(
         "scaled_tanh": "normlib.activations:ScaledTanh",
         "softsign": "torch.nn:Softsign",
         "relu": "torch.nn:ReLU",
+        "standard_relu": "normlib.activations:StandardReLU",
         "relu6": "torch.nn:ReLU6",
         "leaky_relu": "torch.nn:LeakyReLU",
         "elu": "torch.nn:ELU",
@@ -47,6 +50,26 @@ class ScaledTanh(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function to each element."""
         return 1.7159 * torch.tanh(input * (2 / 3))
+
+
+class StandardReLU(nn.Module):
+    r"""The ReLU with mean 0 and variance 1 for normal inputs: $f(x) = \sqrt{2\pi/(\pi-1)}\,(\max(x, 0) - 1/\sqrt{2\pi})$.
+
+    For $x \sim N(0, 1)$ the ReLU has mean $1/\sqrt{2\pi}$ and variance $(\pi - 1)/(2\pi)$; both are taken out.
+
+    Shape:
+        Any; the output has the shape of the input.
+
+    Example:
+        >>> StandardReLU()(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([-0.6833, -0.6833,  1.0295])
+
+    Source: `arpit2016`; `lubana2021` puts it behind layers with weight normalization.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the function to each element."""
+        return (torch.relu(input) - 1 / math.sqrt(2 * math.pi)) * math.sqrt(2 * math.pi / (math.pi - 1))
 
 
 def make_activation(name: str) -> nn.Module:

@@ -17,6 +17,7 @@ FORMULAS = {
     "scaled_tanh": lambda x: 1.7159 * math.tanh(2 * x / 3),
     "softsign": lambda x: x / (1 + abs(x)),
     "relu": lambda x: max(x, 0.0),
+    "standard_relu": lambda x: (max(x, 0.0) - 1 / math.sqrt(2 * math.pi)) / math.sqrt((1 - 1 / math.pi) / 2),
     "relu6": lambda x: min(max(x, 0.0), 6.0),
     "leaky_relu": lambda x: max(x, 0.01 * x),
     "elu": lambda x: max(x, 0.0) + min(0.0, math.expm1(x)),

@@ -10,6 +10,7 @@ from normlib.networks.recurrent import RecurrentClassifier
 from normlib.networks.registry import NETWORKS, make_network
 from normlib.networks.residual_blocks import ResidualBlock
 from normlib.networks.resnet import ResNet, nf_resnet
+from normlib.networks.strided import StridedConvNet
 from normlib.networks.vgg import VGG
 from normlib.networks.vit import ViT
 
@@ -26,6 +27,7 @@ __all__ = [
     "ResNet",
     "ResidualBlock",
     "ScaledTanh",
+    "StridedConvNet",
     "ViT",
     "drop_paths",
     "make_activation",

@@ -18,6 +18,7 @@ NETWORKS = Registry(
         "mlp": "normlib.networks.mlp:MLP",
         "plain": "normlib.networks.plain:PlainConvNet",
         "deep_linear": "normlib.networks.deep_linear:DeepLinearNet",
+        "strided": "normlib.networks.strided:StridedConvNet",
         "vgg": "normlib.networks.vgg:VGG",
         "resnet": "normlib.networks.resnet:ResNet",
         "nf_resnet": "normlib.networks.resnet:nf_resnet",

@@ -36,6 +36,9 @@ TINY = {
     "plain": Tiny(
         {"depth": 6, "width": 32, "in_channels": 1, "classes": 5, "image_size": 8}, IMAGE, wrong={"depth": 3}, says="at least 4"
     ),
+    "strided": Tiny(
+        {"channels": [32, 64, 64], "halved": [1], "in_channels": 1, "classes": 5}, IMAGE, wrong={"halved": [3]}, says="from 0 to 2"
+    ),
     "deep_linear": Tiny({"width": 64, "depth": 4}, (64,), 64, VECTORS, {"depth": 0}, "1 or more of both"),
     "vgg": Tiny(
         {"depth": 11, "width": 0.5, "in_channels": 1, "classes": 5, "hidden": (16,)},
