@@ -20,7 +20,10 @@ RECIPE = "momentum 0.9, weight decay 0.0001 on all parameters, the rate falling 
 
 # What comparisons on images set at each preset, unless they need less: data, sizes, network. Steps and rates are their own.
 QUICK = {"data": "digits", "train": 512, "validation": 128, "test": 128, "layers": 10, "width": 8, "strides": 2, "blocks": 2}
-LAPTOP = {"data": "fashion-mnist", "train": 3_072, "validation": 512, "test": 2_000, "layers": 10, "width": 16, "blocks": 3}
+LAPTOP = {
+    "data": "fashion-mnist", "pool": 2, "train": 3_072, "validation": 512, "test": 2_000, "layers": 10, "width": 16, "strides": 3,
+    "blocks": 3,
+}  # fmt: skip
 FULL = {"data": "cifar10", "validation": 5_000, "layers": 10, "width": 64, "blocks": 9}
 
 
@@ -66,7 +69,7 @@ def plan(layers: int, width: int, strides: int = 4) -> tuple[list[int], list[int
     Args:
         layers: number of convolutions, a multiple of five; 10, 20 or 40 in the paper.
         width: channels of the first part.
-        strides: 4 in the paper, on images of 32 pixels; fewer keep the last maps of smaller images from being single pixels.
+        strides: 4 in the paper, on images of 32 pixels; fewer for smaller images, so that the last maps are 2×2 as there.
 
     Example:
         >>> plan(10, 64)
