@@ -72,7 +72,18 @@ STUDIES = Registry(
         "qiao2019.ws": "normlib.studies.flavors.qiao2019:ws",
         "ioffe2017.renorm": "normlib.studies.flavors.ioffe2017:renorm",
         # 4 Internal covariate shift or smoothness
+        "santurkar2018.fig1": "normlib.studies.smoothness.santurkar2018_fig1:figure1",
         "santurkar2018.theorems": "normlib.studies.smoothness.santurkar2018_theorems:theorems",
+        "santurkar2018.fig3": "normlib.studies.smoothness.santurkar2018_fig3:figure3",
+        "santurkar2018.fig3_linear": "normlib.studies.smoothness.santurkar2018_fig3_linear:linear",
+        "santurkar2018.fig2": "normlib.studies.smoothness.santurkar2018_fig2:figure2",
+        "santurkar2018.fig4": "normlib.studies.smoothness.santurkar2018_fig4:fig4",
+        "santurkar2018.plateau": "normlib.studies.smoothness.santurkar2018_plateau:plateau",
+        "santurkar2018.plateau_linear": "normlib.studies.smoothness.santurkar2018_plateau_linear:plateau_linear",
+        "santurkar2018.surface": "normlib.studies.smoothness.santurkar2018_surface:surface",
+        "kohler2019.length_direction": "normlib.studies.smoothness.kohler2019:length_direction",
+        "hoffer2018.l1": "normlib.studies.smoothness.hoffer2018:l1",
+        "hoffer2018.half": "normlib.studies.smoothness.hoffer2018_half:half",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
