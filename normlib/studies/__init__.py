@@ -74,6 +74,8 @@ STUDIES = Registry(
         # 4 Internal covariate shift or smoothness
         "santurkar2018.fig1": "normlib.studies.smoothness.santurkar2018_fig1:figure1",
         "santurkar2018.theorems": "normlib.studies.smoothness.santurkar2018_theorems:theorems",
+        "bjorck2018.rates": "normlib.studies.smoothness.bjorck2018:rates",
+        "balduzzi2017.shattered": "normlib.studies.smoothness.balduzzi2017:shattered",
         "santurkar2018.fig3": "normlib.studies.smoothness.santurkar2018_fig3:figure3",
         "santurkar2018.fig3_linear": "normlib.studies.smoothness.santurkar2018_fig3_linear:linear",
         "santurkar2018.fig2": "normlib.studies.smoothness.santurkar2018_fig2:figure2",
@@ -82,8 +84,10 @@ STUDIES = Registry(
         "santurkar2018.plateau_linear": "normlib.studies.smoothness.santurkar2018_plateau_linear:plateau_linear",
         "santurkar2018.surface": "normlib.studies.smoothness.santurkar2018_surface:surface",
         "kohler2019.length_direction": "normlib.studies.smoothness.kohler2019:length_direction",
+        "li2020.exponential": "normlib.studies.smoothness.li2020:exponential",
         "hoffer2018.l1": "normlib.studies.smoothness.hoffer2018:l1",
         "hoffer2018.half": "normlib.studies.smoothness.hoffer2018_half:half",
+        "luo2019reg.penalty": "normlib.studies.smoothness.luo2019reg:penalty",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
