@@ -83,6 +83,7 @@ STUDIES = Registry(
         "santurkar2018.plateau": "normlib.studies.smoothness.santurkar2018_plateau:plateau",
         "santurkar2018.plateau_linear": "normlib.studies.smoothness.santurkar2018_plateau_linear:plateau_linear",
         "santurkar2018.surface": "normlib.studies.smoothness.santurkar2018_surface:surface",
+        "ghorbani2019.spectrum": "normlib.studies.smoothness.ghorbani2019:spectrum",
         "kohler2019.length_direction": "normlib.studies.smoothness.kohler2019:length_direction",
         "li2020.exponential": "normlib.studies.smoothness.li2020:exponential",
         "hoffer2018.l1": "normlib.studies.smoothness.hoffer2018:l1",
