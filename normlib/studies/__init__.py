@@ -75,6 +75,7 @@ STUDIES = Registry(
         "santurkar2018.fig1": "normlib.studies.smoothness.santurkar2018_fig1:figure1",
         "santurkar2018.moments": "normlib.studies.smoothness.santurkar2018_moments:moments",
         "santurkar2018.theorems": "normlib.studies.smoothness.santurkar2018_theorems:theorems",
+        "santurkar2018.gain": "normlib.studies.smoothness.santurkar2018_gain:gain",
         "bjorck2018.rates": "normlib.studies.smoothness.bjorck2018:rates",
         "balduzzi2017.shattered": "normlib.studies.smoothness.balduzzi2017:shattered",
         "santurkar2018.fig3": "normlib.studies.smoothness.santurkar2018_fig3:figure3",
