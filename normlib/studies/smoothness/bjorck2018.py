@@ -126,12 +126,6 @@ def largest(table):
     return table.assign(usable=learns).groupby(["depth", "norm", "seed"]).usable.max().reset_index()
 
 
-def gaps(table):
-    """Return the largest usable rate with BN over that without: a row a seed, a column a depth."""
-    usable = side_by_side(largest(table), ["norm", "depth"], "usable")
-    return usable["batch"] / usable["none"]
-
-
 def at_last(table):
     """Return test accuracies in points, a row a seed: no BN at the small rate, BN at the same, BN at the large one."""
     runs = 100 * side_by_side(table[table.depth == table.scored], ["norm", "rate"], "accuracy")
@@ -156,23 +150,21 @@ def _(table):
         axis.set(xlabel="weight layers", xticks=sorted(table.depth.unique()))
     usable.set(yscale="log", ylabel="largest usable rate")
     step.axhline(1, color=INK, linewidth=0.8)
-    step.set(
-        xscale="log",
-        yscale="log",
-        xlabel="length s of one step",
-        ylabel="L(θ − s g) / L(θ)",
-        title=f"{deepest} layers, at the start",
-    )
-    step.xaxis.set_minor_locator(NullLocator())
+    step.set(xscale="log", yscale="log", xlabel="length s of one step", ylabel="L(θ − s g) / L(θ)", title=f"{deepest} layers")
+    for ticks, values in ((usable.set_yticks, set(table.rate)), (step.set_xticks, set(table.length))):
+        ticks(sorted(values), [f"{value:g}" for value in sorted(values)])
+    step.yaxis.set_major_formatter("{x:g}")
+    step.yaxis.set_minor_formatter("{x:g}")
+    for axis in (usable.yaxis, step.xaxis):
+        axis.set_minor_locator(NullLocator())
     tails.axhline(3, color=INK, linewidth=0.8)
     note(tails, "Gaussian", 0.02, 3.05, transform=tails.get_yaxis_transform(), fontsize=8, va="bottom")
     tails.set(ylabel="kurtosis of the gradient", ylim=(0, None))
     shared.set(ylabel="part common to all images", ylim=(0, None))
     usable.legend(fontsize=8.5)
     medians = found.groupby(["norm", "depth"]).usable.median()
-    said = "; ".join(
-        f"{number(medians['none', d])} and {number(medians['batch', d])} at {d} layers" for d in sorted(table.depth.unique())
-    )
+    words = {arm: number(rate) if np.isfinite(rate) else "at no rate" for arm, rate in medians.items()}
+    said = "; ".join(f"{words['none', d]} and {words['batch', d]} at {d} layers" for d in sorted(table.depth.unique()))
     middle = at_last(table).median()
     start = once.groupby(["norm", "depth"])[["kurtosis", "common"]].median().xs(deepest, level="depth")
     return Drawing(
@@ -196,7 +188,8 @@ def _(table):
     criterion="largest usable rate with BN over that without, the smallest of the three ratios, at least 10",
 )
 def _(table):
-    ratios = gaps(table)
+    usable = side_by_side(largest(table), ["norm", "depth"], "usable")
+    ratios = usable["batch"] / usable["none"]
     said = ", ".join(f"{number(ratios[depth].median())} at {depth}" for depth in ratios)
     return judge_effect("smallest ratio of usable rates", ratios.min(axis=1, skipna=False), claimed=(10, np.inf), null=1, note=said)
 
