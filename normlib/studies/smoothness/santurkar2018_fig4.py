@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from normlib.lab import Config, Drawing, Study, judge_effect, number
 from normlib.probes import gradient_landscape, landscape_ranges
@@ -119,17 +120,19 @@ def _(table):
         for ax, column in ((width, "width_rate"), (predictive, "change_max_rate")):
             ax.plot(runs.loss, runs[column], marker, color=color, markersize=3.5, mfc="none", linestyle="none")
     beta.axhline(2 / rate, color=INK, linestyle=":", linewidth=1)
-    note(beta, "2 / rate", 0.97, 0.04, ha="right")
+    note(beta, "2 / rate", table.steps.iloc[0], 2.2 / rate, ha="right", va="bottom", fontsize=8, transform=beta.transData)
     for ax, title in (
-        (band, "loss, lowest to highest"), (change, "change of gradient, largest"), (beta, "effective β-smoothness"),
-        (distance, "change, steps of equal length"), (width, "highest − lowest loss"), (predictive, "change of gradient, largest"),
+        (band, "loss: band"), (change, "gradient: largest change"), (beta, "effective β-smoothness"),
+        (distance, "gradient, equal lengths"), (width, "loss: width of band"), (predictive, "gradient: largest change"),
     ):  # fmt: skip
         ax.set_title(title, fontsize=9)
         ax.set(yscale="log", xlabel="step")
         ax.tick_params(labelsize=8)
     for ax in (width, predictive):
-        ax.set(xscale="log", xlabel="loss of the batch at the start")
-        ax.invert_xaxis()
+        ax.set(xscale="log", xlabel="loss of the batch", xlim=(3.5, 0.8 * table.loss[table.loss > 0].min()))
+        shown = [tick for tick in (3, 1, 0.3, 0.1, 0.03, 0.01) if tick > ax.get_xlim()[1]]
+        ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        ax.xaxis.set_minor_locator(NullLocator())
     figure.legend(*band.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     late, equal = ratios(table, "width_rate", 2 / 3, 1).median(), at_equal_loss(table, "width_rate").median()
     early = ratios(table, "width_rate", 0, 1 / 3).median()

@@ -56,7 +56,7 @@ def medians(table, column: str, first: float, last: float):
 
 @plateau_linear.draw
 def _(table):
-    found = ranges(table)
+    found, steps = ranges(table), table.steps.iloc[0]
     figure, axes = subplots(2, 3, height=2.3, sharex=True)
     for row, rate in zip(axes, RATES, strict=True):
         loss, change, beta = row
@@ -64,11 +64,11 @@ def _(table):
             runs, color = found[(found.norm == norm) & np.isclose(found.rate, rate)], norm_color(norm)
             edges = runs.groupby("step")[["low", "high"]].median()
             loss.fill_between(edges.index, edges.low, edges.high, color=color, alpha=0.3, linewidth=0)
-            median_and_band(loss, runs, "step", "start_loss", color=color, label=label)
+            loss.plot(edges.index, runs.groupby("step").start_loss.median(), color=color, label=label)
             for ax, column in ((change, "change"), (beta, "beta")):
                 median_and_band(ax, runs, "step", column, color=color)
         beta.axhline(2 / rate, color=INK, linestyle=":", linewidth=1)
-        note(beta, "2 / rate", 0.97, 0.06, ha="right", fontsize=8)
+        note(beta, "2 / rate", steps, 2.5 / rate, ha="right", va="bottom", fontsize=8, transform=beta.transData)
         for ax in row:
             ax.set(yscale="log")
             ax.tick_params(labelsize=8)
@@ -86,7 +86,7 @@ def _(table):
         f"**Top** At the paper's rate the effective β-smoothness in the last third of the steps is {number(beta['none', usual])} "
         f"without batch norm and {number(beta['batch', usual])} with it; 2 / rate is {number(2 / usual)}. **Bottom** At a tenth of "
         f"the rate it is {number(beta['none', small])} without and {number(beta['batch', small])} with it (2 / rate: "
-        f"{number(2 / small)}). After {table.steps.iloc[0]:,} steps the loss with it is "
+        f"{number(2 / small)}). After {steps:,} steps the loss with it is "
         f"{number((end['batch', small] / end['none', small]).median())} times that without (medians over seeds).",
         alt="Two rows, rates 1e-6 and 1e-7. Each: loss with its band along the gradient, largest change of the gradient, and "
         "effective smoothness over steps, with and without batch norm; a line at two over the rate.",
@@ -103,7 +103,10 @@ def _(table):
     found = medians(table, "change", 0, 1 / 3)
     ratio = found["none", RATES[0]] / found["batch", RATES[0]]
     small = (found["none", RATES[1]] / found["batch", RATES[1]]).median()
-    note = f"at 1e-7: {number(small)}"
+    peak = ranges(table).groupby(["rate", "seed", "norm"]).change.max().unstack("norm").loc[RATES[0]]
+    largest = peak["none"] / peak["batch"]
+    note = f"of the largest in a run: {number(largest.median())} ({number(largest.min())} to {number(largest.max())}); at 1e-7: "
+    note += number(small)
     return judge_effect("largest change at 1e-6, none / batch norm", ratio, claimed=(1e3, np.inf), null=1, note=note)
 
 
