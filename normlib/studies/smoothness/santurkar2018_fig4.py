@@ -128,6 +128,10 @@ def _(table):
         ax.set_title(title, fontsize=9)
         ax.set(yscale="log", xlabel="step")
         ax.tick_params(labelsize=8)
+    limits = band.get_ylim()
+    band.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+    band.yaxis.set_minor_locator(NullLocator())
+    band.set_ylim(limits)
     for ax in (width, predictive):
         ax.set(xscale="log", xlabel="loss of the batch", xlim=(3.5, 0.8 * table.loss[table.loss > 0].min()))
         shown = [tick for tick in (3, 1, 0.3, 0.1, 0.03, 0.01) if tick > ax.get_xlim()[1]]
@@ -135,13 +139,14 @@ def _(table):
         ax.xaxis.set_minor_locator(NullLocator())
     figure.legend(*band.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     late, equal = ratios(table, "width_rate", 2 / 3, 1).median(), at_equal_loss(table, "width_rate").median()
-    early = ratios(table, "width_rate", 0, 1 / 3).median()
+    early, from_he = (ratios(table, "width_rate", 0, 1 / 3, arm).median() for arm in ("none", "none, He"))
     return Drawing(
         figure,
         caption=f"SGD batch and statistic batch {BATCH}, rate {rate:g}, Glorot's initialization unless He is named; at each probe "
         f"the step's own batch, at {lowest:g} to {highest:g} times the step. "
         f"**Top** Without batch norm the band of the loss is {number(early)} times as wide as with it in the first third of "
-        f"training and {number(late)} times in the last (median ratio over the seeds). "
+        f"training and {number(late)} times in the last (median ratio over seeds); from He's start {number(from_he)} times in the "
+        "first third. "
         f"**Bottom** Left: the gradient's change over steps of {lowest * rate:g} to {highest * rate:g} in length, the same for all "
         f"nets. Middle and right: every probe of all seeds against the loss of its batch. There the band is {_times(equal)}.",
         alt="Six panels, without batch norm from Glorot's and He's start and with it: band of the loss, change of the gradient and "
