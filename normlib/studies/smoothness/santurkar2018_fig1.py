@@ -139,13 +139,14 @@ def _(table):
         axes[panel].plot(run.step, run[f"{layer}_p47"], color=norm_color(norm))
         axes[panel].set(xlabel="step")
         axes[panel].set_title(f"{layer} layer, {'BN' if norm == 'batch' else 'no norm'}", fontsize=9)
+    axes["D"].set_ylabel("what enters ReLU")
     figure.legend(loc="outside upper center", ncols=4, fontsize=8.5)
     last, moved, lost = per_run(table, "last").median(), moves(table).median(), int(np.isfinite(ends.diverged_at).sum())
     return Drawing(
         figure,
         caption="SGD batch and statistic batch 128, the rates of the paper for every arm, none tuned. **Top** Training accuracy "
         "(batch statistics) and test accuracy (running averages), weights drawn as Glorot's or He's. At the end of rate 0.5 the "
-        f"training accuracy is {_shown(last, 'none')} without norm and {_shown(last, 'batch')} with BN. The horizontal line is "
+        f"median training accuracy is {_shown(last, 'none')} without norm, {_shown(last, 'batch')} with BN. The horizontal line is "
         f"guessing; runs with an infinite loss stand there ({lost}). **Bottom** Rate 0.1, Glorot, one seed: the middle 95 % and "
         f"50 % of what enters ReLU, a layer's values together. Without norm they move {number(moved.early)} times as far from look "
         f"to look as with BN in the early layer, {number(moved.late)} times in the late one, each in units of its own width.",

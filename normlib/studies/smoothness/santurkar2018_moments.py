@@ -8,6 +8,8 @@ from torch import nn
 from normlib.lab import Config, Diverged, Drawing, Study, judge_effect, judge_identity, number
 from normlib.layers import BatchNorm
 from normlib.probes import moment_drift, moment_snapshot
+from normlib.probes.moments import ChannelMoments
+from normlib.probes.watching import Key
 from normlib.studies.common.arms import images_for
 from normlib.studies.common.looks import GRAY, INK, median_and_band, norm_color, subplots
 from normlib.studies.common.statements import gap
@@ -64,7 +66,7 @@ def when(steps: int) -> list[int]:
     return sorted({round((steps - 1) * share) for share in np.linspace(0, 1, LOOKS)})
 
 
-def from_parameters(net: nn.Module, found, layers: list[str]) -> float:
+def from_parameters(net: nn.Module, found: dict[Key, ChannelMoments], layers: list[str]) -> float:
     """Return how far means and variances after batch norm are from what its parameters say; 0 for layers of other kinds.
 
     After the norm the mean is β and the variance γ² σ² / (σ² + ε), where σ² is the variance before it.
@@ -74,9 +76,11 @@ def from_parameters(net: nn.Module, found, layers: list[str]) -> float:
         found: of `moment_snapshot`, inputs and outputs of the layers.
         layers: names of the norms.
     """
-    norms = [(name, net.get_submodule(name)) for name in layers if type(net.get_submodule(name)) is BatchNorm]
     distances = [0.0]
-    for name, norm in norms:
+    for name in layers:
+        norm = net.get_submodule(name)
+        if type(norm) is not BatchNorm or norm.weight is None or norm.bias is None:
+            continue
         before, after = found[name, "input"].variance, found[name, "output"]
         said = norm.weight.detach().double().square() * before / (before + norm.eps)
         distances += [gap(after.variance, said), float((after.mean - norm.bias.detach().double()).abs().max())]
@@ -146,7 +150,7 @@ def ratio(table, numerator, denominator, kind=""):
 @moments.draw
 def _(table):
     figure, axes = subplots(2, 3, height=2.45, sharex=True)
-    panels = {"": "per step", "relative_": "per step, in units of σ", "from_start": "from the start, in units of σ"}
+    panels = {"": "per step", "relative_": "per step, in σ or σ²", "from_start": "from the start, in σ or σ²"}
     for row, moment in enumerate(MOMENTS):
         for panel, kind in zip(axes[row], panels, strict=True):
             column = f"relative_{moment}_from_start" if kind == "from_start" else f"{kind}{moment}"
