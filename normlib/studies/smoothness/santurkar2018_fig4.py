@@ -43,10 +43,10 @@ def landscape(rate: float) -> Probe:
     """Return a probe of the step's own batch: the extremes of `landscape_ranges` over `LENGTHS`, in each of the `UNITS`."""
 
     def measure(step, model):
-        columns = {}
+        columns = {}  # type: ignore[var-annotated]
         for unit, scale in UNITS.items():
             lengths = [scale * rate * length for length in LENGTHS]
-            found = gradient_landscape(model, step.loss, step.x, step.y, lengths, training=True, unit=unit)
+            found = gradient_landscape(model, step.loss, step.x, step.y, lengths, training=True, unit=unit)  # type: ignore[arg-type]
             ranges = landscape_ranges(found)
             columns |= {f"{name}_{unit}": ranges[name] for name in ("loss_min", "loss_max", "change_max", "smoothness")}
         return {**columns, "loss": found["start_loss"][0], "gradient": found["gradient_norm"][0]}
