@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 
-from normlib.lab import Config, Diverged, Drawing, Study, judge_effect
+from normlib.lab import Config, Diverged, Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for
 from normlib.studies.common.looks import norm_color, note, subplots
 from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, vgg
@@ -17,11 +17,13 @@ from normlib.studies.smoothness.shifts import (
     listed,
     phase,
     probed_steps,
+    rate_in_words,
     ratios,
     shift_probe,
+    typical,
     weight_layers,
     with_depth_and_loss,
-)  # fmt: skip
+)
 
 LEVELS = (1.8, 1.4, 1.0, 0.7, 0.4)  # of the training loss, to compare networks that are equally far
 ALIKE = 0.1  # cosines that differ by less are alike
@@ -85,19 +87,18 @@ def _(table):
         runs = table[table.rate == rate]
         draw_layers(column[0], runs, "shift")
         draw_layers(column[1], runs, "cosine")
-        column[0].set(yscale="log", title=f"rate {rate:g}")
+        column[0].set(yscale="log", title=f"rate {rate_in_words(rate)}")
         column[1].set(xlabel="step of training")
         for norm in NORMS:
             arm = runs[(runs.norm == norm) & (runs.step > 0)]
-            path = arm.groupby(["seed", "step"])[["loss", "cosine"]].median().groupby("step").median()
-            column[2].plot(path.loss, path.cosine, "o-", color=norm_color(norm), markersize=3, linewidth=1)
-        column[2].set(xlabel="training loss", xlim=(2.45, -0.05))
+            path = arm.groupby(["seed", "step"])[["loss", "relative_shift"]].median().groupby("step").median()
+            column[2].plot(path.loss, path.relative_shift, "o-", color=norm_color(norm), markersize=3, linewidth=1)
+        column[2].set(xlabel="training loss", xlim=(2.45, 0.25), yscale="log")
     axes[0, 0].set_ylabel("shift ‖G − G′‖")
     axes[1, 0].set_ylabel("cosine of G, G′")
-    axes[2, 0].set_ylabel("cosine of G, G′")
-    note(axes[0, 0], NORMS["batch"], 0.97, 0.88, ha="right", color=norm_color("batch"))
-    note(axes[0, 0], NORMS["none"], 0.97, 0.76, ha="right", color=norm_color("none"))
-    note(axes[1, 0], "circles: first step", 0.03, 0.05, fontsize=8.5)
+    axes[2, 0].set_ylabel("shift / ‖G‖")
+    note(axes[1, 0], "circles: first step\ndashed: highest layer", 0.03, 0.05, fontsize=8.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     parts = {"first step": "first", "first fifth": "early", "last fifth": "late"}
     words = {
         name: "; ".join(f"{said} {listed(read(phase(table, part)))}" for said, part in parts.items())
@@ -107,14 +108,16 @@ def _(table):
             "angle": gains,
         }.items()
     }
+    ends = typical(table[table.step == table.groupby("rate").step.transform("max")], "loss")
     return Drawing(
         figure,
         caption=f"Definition 2.1 in every layer above the lowest (thin lines; bold: the median layer), {RECIPE}, each rate given "
         f"and not tuned, statistics over the {BATCH} images of the update. Shift ‖G − G′‖ with BN over that without, medians over "
         f"layers and probes: {words['raw']}. Relative to ‖G‖: {words['relative']}. Cosine with BN less that without: "
-        f"{words['angle']}. **Bottom** The same cosine against the training loss, without the first step.",
+        f"{words['angle']}. Training loss at the end: with BN {listed(ends['batch'])}; without {listed(ends['none'])}. "
+        "**Bottom** The relative shift of the median layer against the training loss, without the first step.",
         alt="Two columns for two learning rates, networks with and without batch normalization. Top: the shift of each layer's "
-        "gradient over training. Middle: the cosine. Bottom: the cosine against the training loss, which falls to the right.",
+        "gradient over training. Middle: the cosine. Bottom: the relative shift against the training loss.",
     )
 
 
@@ -172,14 +175,16 @@ def _(table):
 
 @figure3.claim(
     "equal-loss",
-    "Where BN seems to reduce the shift, it has converged: compared at equal training loss its gradients turn no less.",
+    "Compared at equal training loss, too, the cosine of G and G′ is similar with and without BN, or lower with it.",
     criterion=f"at rate 0.1, cosine (median layer) with BN at most {ALIKE} higher, at the first probe at which the training loss "
     f"is at or below {', '.join(map(str, LEVELS))}; median over the levels that both networks reach",
+    by="notes",
 )
 def _(table):
     found = at_equal_loss(table, 0.1)["cosine"]
     by_seed = (found["batch"] - found["none"]).groupby("seed").median().reindex(sorted(table.seed.unique()))
-    return judge_effect("cosine with BN minus without", by_seed, claimed=(-2, ALIKE), null=np.nan)
+    each = ", ".join(f"{number(value)}" for value in by_seed)
+    return judge_effect("cosine with BN minus without", by_seed, claimed=(-2, ALIKE), null=np.nan, note=f"seed by seed {each}")
 
 
 @figure3.claim(

@@ -6,7 +6,7 @@ import numpy as np
 
 from normlib.lab import Config, Diverged, Drawing, Study, judge_effect, number
 from normlib.networks import DeepLinearNet
-from normlib.studies.common.looks import norm_color, note, subplots
+from normlib.studies.common.looks import note, subplots
 from normlib.studies.smoothness.nets import SAMPLES, fit_linear, linear_loss
 from normlib.studies.smoothness.shifts import (
     NORMS,
@@ -14,12 +14,13 @@ from normlib.studies.smoothness.shifts import (
     listed,
     phase,
     probed_steps,
+    rate_in_words,
     ratios,
     shift_probe,
     typical,
     weight_layers,
     with_depth_and_loss,
-)  # fmt: skip
+)
 
 LAYERS = [5, 9, 13, 17, 21, 25]  # of 25; the paper shows 9 and 17
 ALMOST_NONE = 0.9  # a cosine
@@ -67,18 +68,17 @@ def _(table):
     for column, rate in zip(axes.T, rates, strict=True):
         for place, value in enumerate(("shift", "relative_shift", "cosine")):
             draw_layers(column[place], table[table.rate == rate], value)
-        column[0].set(yscale="log", title=f"rate {rate:g}")
+        column[0].set(yscale="log", title=f"rate {rate_in_words(rate)}")
         column[1].set(yscale="log")
         column[2].set(xlabel="step of training", ylim=(-1.05, 1.05))
     axes[0, 0].set_ylabel("shift ‖G − G′‖")
     axes[1, 0].set_ylabel("shift / ‖G‖")
     axes[2, 0].set_ylabel("cosine of G, G′")
-    note(axes[0, 1], NORMS["batch"], 0.03, 0.88, color=norm_color("batch"))
-    note(axes[0, 1], NORMS["none"], 0.03, 0.76, color=norm_color("none"))
-    note(axes[2, 0], "circles: first step", 0.03, 0.05, fontsize=8.5)
+    note(axes[2, 0], "circles: first step\ndashed: highest layer", 0.03, 0.05, fontsize=8.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     cosines, later = typical(phase(table, "all"), "cosine"), phase(table, "all")
     last = table[table.step == table.step.max()]
-    lowest_in_words = ", ".join(f"{number(lowest(later, 'none', rate).median())} at rate {rate:g}" for rate in rates)
+    lowest_in_words = ", ".join(f"{number(lowest(later, 'none', rate).median())} at rate {rate_in_words(rate)}" for rate in rates)
     return Drawing(
         figure,
         caption=f"The deep linear network, layers {', '.join(map(str, LAYERS))} of 25 (thin lines; bold: the median layer), full "
@@ -94,7 +94,7 @@ def _(table):
 
 def _almost_none(table, rate: float):
     rest = phase(table, "all")
-    return judge_effect("lowest cosine of the median layer", lowest(rest, "none", rate), claimed=(ALMOST_NONE, np.inf), null=0,
+    return judge_effect("lowest cosine of the median layer", lowest(rest, "none", rate), claimed=(ALMOST_NONE, np.inf), null=np.nan,
                         note=f"median over training {number(typical(rest, 'cosine')['none'][rate].median())}")  # fmt: skip
 
 
@@ -123,8 +123,10 @@ def _(table):
 )
 def _(table):
     found = typical(phase(table, "all").assign(cosine=lambda t: t.cosine.abs()), "cosine")["batch"]
+    signed = typical(phase(table, "late"), "cosine")["batch"]
+    said = f"{listed(found)}; with its sign, in the last fifth, {listed(signed)}"
     largest = found.max(axis=1, skipna=False)
-    return judge_effect("|cosine|, larger of two rates", largest, claimed=(0, 0.2), null=1, note=listed(found))
+    return judge_effect("|cosine|, larger of two rates", largest, claimed=(0, 0.2), null=np.nan, note=said)
 
 
 @linear.claim(

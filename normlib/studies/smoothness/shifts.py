@@ -82,22 +82,32 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
 
 def listed(values: pd.DataFrame) -> str:
     """Write the median over seeds at each rate."""
-    return ", ".join(f"{number(values[rate].median())} at rate {rate:g}" for rate in sorted(values, reverse=True))
+    return ", ".join(f"{number(values[rate].median())} at rate {rate_in_words(rate)}" for rate in sorted(values, reverse=True))
+
+
+def rate_in_words(rate: float) -> str:
+    """Write a learning rate: "0.1", "10⁻⁶"."""
+    return number(rate).removeprefix("1.0·")
 
 
 def draw_layers(axes: Axes, table: pd.DataFrame, value: str) -> None:
     """Draw a quantity over training: a thin line a layer (medians over seeds), a bold one and a band for the median layer.
 
-    The first step stands apart, at the left, as open circles.
+    The highest layer is dashed. The first step stands apart, at the left, as open circles.
     """
     for norm in NORMS:
         arm, color = table[(table.norm == norm) & np.isfinite(table[value])], norm_color(norm)
         rest = arm[arm.step > 0].assign(step=arm.step + 1)
-        for _, layer in rest.groupby("layer"):
+        for place, layer in rest.groupby("layer"):
             curve = layer.groupby("step")[value].median()
-            axes.plot(curve.index, curve, color=color, linewidth=0.6, alpha=0.45)
+            style = (
+                {"linestyle": "--", "linewidth": 0.9, "alpha": 0.9}
+                if place == rest.layer.max()
+                else {"linewidth": 0.6, "alpha": 0.45}
+            )
+            axes.plot(curve.index, curve, color=color, **style)
         middle = rest.groupby(["seed", "step"])[value].median().reset_index()
-        median_and_band(axes, middle, "step", value, color=color, linewidth=2)
+        median_and_band(axes, middle, "step", value, color=color, linewidth=2, label=NORMS[norm])
         start = arm[arm.step == 0].groupby("layer")[value].median()
         axes.plot([1] * len(start), start, "o", color=color, mfc="none", markersize=4)
     axes.set(xscale="log")
