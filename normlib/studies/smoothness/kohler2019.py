@@ -157,8 +157,8 @@ def _(table):
                     line = np.array([0.2, 1.0]) * end.reached
                     said_there = 3 * REACHED * np.exp(end.closed_form * (line - end.reached))
                     axis.plot(line, said_there, color=INK, linewidth=1, dashes=(2, 2))
-        largest = np.nanmax(needed.replace(np.inf, np.nan).to_numpy())
-        axis.set(yscale="log", ylim=(REACHED / 10, 3), xlim=(0, 1.1 * largest), xlabel="step", title=TARGETS[target])
+        largest = np.nanmax(needed[["plain", "alternating"]].replace(np.inf, np.nan).to_numpy())
+        axis.set(yscale="log", ylim=(REACHED / 10, 3), xlim=(0, 1.3 * largest), xlabel="step", title=TARGETS[target])
         axis.title.set_fontsize(10)
     axes[0].set_ylabel("excess loss / its start")
     for arm, (_, color, width, style) in ARMS.items():
@@ -167,8 +167,12 @@ def _(table):
         medians = medians[np.isfinite(medians)]
         axes[2].plot(medians.index, medians, color=color, linewidth=width, linestyle=style, marker="o", markersize=width + 2)
     axes[2].set(xscale="log", yscale="log", xlabel="rate × L", ylabel=f"steps to {number(REACHED)}")
+    axes[2].set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+    ticks = [tick for tick in (100, 200, 500, 1000, 2000, 5000) if axes[2].get_ylim()[0] < tick < axes[2].get_ylim()[1]]
+    axes[2].set_yticks(ticks, [number(tick) for tick in ticks])
+    axes[2].minorticks_off()
     axes[2].set_title("random target", fontsize=10)
-    note(axes[1], "dotted: closed form", 0.97, 0.9, ha="right", fontsize=8.5)
+    note(axes[0], "dotted: closed form", 0.97, 0.9, ha="right", fontsize=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return Drawing(
         figure,

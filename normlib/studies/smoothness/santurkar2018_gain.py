@@ -128,7 +128,7 @@ def _(table):
     return Drawing(
         figure,
         caption=f"{RECIPE[0].upper()}{RECIPE[1:]}, rate {number(table.rate.iloc[0])} for both networks; the statistic batch is "
-        f"the SGD batch, {BATCH} images and all positions. **Left** What Theorem 4.1 subtracts in each convolution (without a norm: "
+        f"the SGD batch, {BATCH} images and all positions. **Left** What Theorem 4.1 subtracts in each convolution (without a norm "
         f"what it would). The largest median of a layer is {number(table.share.max())}. **Right** The factor in front, one line a "
         f"layer with BN: {number(start.min())} to {number(start.max())} before training, {number(end.min())} to "
         f"{number(end.max())} after.",
