@@ -25,7 +25,7 @@ RATES = [0.1, 0.2, 0.4]  # of the arms without norm, to give them their best; th
 SWEPT = [0.5, 1.0, 2.0, 4.0]  # n_mu, the largest mean of a channel's shifts; the paper has 0.5
 NOISY = {amplitude: f"noisy:n_mu={amplitude:g}" for amplitude in SWEPT}
 PLAIN = ["none", "absolute", "scaled"]  # no norm: without noise, with that of noisy BN, with that in channels' own units
-NAMES = {"none": "no norm", "batch": "BN", NOISY[0.5]: "noisy BN", "absolute": "no norm, same noise", "scaled": "no norm, scaled"}
+NAMES = {"none": "no norm", "batch": "BN", NOISY[0.5]: "noisy BN", "absolute": "same noise alone", "scaled": "scaled noise alone"}
 LOOKS = {
     "none": (GRAY, "-"), "batch": (norm_color("batch"), "-"), NOISY[0.5]: (INK, "-"), "absolute": (VERMILION, "--"),
     "scaled": (PINK, "-."),
@@ -39,7 +39,7 @@ AT_PAPER_RATE = [f"{arm} + {PAPER_RATE}" for arm in ("batch", *NOISY.values())] 
 figure2 = Study(
     "santurkar2018.fig2",
     item="Fig. 2",
-    title="Noise behind batch norm costs little, and the same noise harms a network without norm for its size",
+    title="Noise behind batch norm costs little; alone, the same noise does not always stop training",
     kind="train",
     vary={"run": [*(f"{arm} + {rate}" for arm in PLAIN for rate in RATES), *AT_PAPER_RATE]},
     quick={**QUICK, "steps": 16, "run": [f"{arm} + {PAPER_RATE}" for arm in (*PLAIN, "batch", NOISY[0.5], NOISY[4.0])]},

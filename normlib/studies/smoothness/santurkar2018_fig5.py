@@ -103,7 +103,7 @@ def _(table):
     for norm, (color, style) in LOOKS.items():
         median_and_band(curves, runs[runs.norm == norm], "step", "learned", color=color, linestyle=style, label=NAMES[norm])
     curves.set(ylabel="training accuracy", ylim=(0, 1.02), title="training")
-    curves.legend(fontsize=8, loc="lower right", handlelength=1.6, labelspacing=0.2)
+    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8.5)
     for ax, norm in zip(axes.flat[1:], LOOKS, strict=True):
         levels = runs[runs.norm == norm].groupby("step")[["p5", "p25", "p50", "p75", "p95"]].median()
         color = LOOKS[norm][0]
@@ -117,9 +117,9 @@ def _(table):
         ax.set_ylim(*bounds)
     for ax in axes[1]:
         ax.set_xlabel("step")
-    axes[0, 1].set_title("a deep layer (its own scale)", fontsize=9)
-    axes[0, 2].set_title("a deep layer", fontsize=9)
-    axes[1, 0].set_ylabel("summed inputs,\n5 to 95 %")
+    axes[0, 1].set_title("deep layer, its own axis", fontsize=9)
+    axes[0, 2].set_title("deep layer", fontsize=9)
+    axes[1, 0].set_ylabel("deep layer,\n5 to 95 %")
     kept, rates = tuned(table, ["norm"], "held_out")
     best = 100 * side_by_side(kept, "norm", "accuracy").median()
     far, own = _farthest(table).median(), _farthest(table, relative=True).median()
