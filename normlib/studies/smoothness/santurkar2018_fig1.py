@@ -68,7 +68,7 @@ def movement(percentiles: np.ndarray) -> float:
 def _(c, seed):
     images, tests = images_for(c, seed)
     net, x, y = vgg(c, images, c.norm, seed), images.x_train[:SAMPLE], images.y_train[:SAMPLE]
-    layers = {name: f"blocks.{at}.norm" for name, at in watched_layers(len(net.get_submodule("blocks"))).items()}
+    layers = {name: f"blocks.{at}.norm" for name, at in watched_layers(len(net.get_submodule("blocks"))).items()}  # type: ignore[arg-type]
     ridges: dict[str, list[list[float]]] = {name: [] for name in layers}
 
     def pooled(values: Tensor) -> list[float]:

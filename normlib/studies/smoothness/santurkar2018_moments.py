@@ -92,7 +92,7 @@ def _(c, seed):
     norm, init = ARMS[c.arm]
     images, _ = images_for(c, seed)
     net, x = vgg(Config({**c, "init": init}, c.device), images, norm, seed), images.x_train[:BATCH]
-    layers = [f"blocks.{at}.norm" for at in watched_layers(len(net.get_submodule("blocks")))]
+    layers = [f"blocks.{at}.norm" for at in watched_layers(len(net.get_submodule("blocks")))]  # type: ignore[arg-type]
     found, distances = {}, []
 
     def look(step: int, model: nn.Module) -> dict[str, float]:
