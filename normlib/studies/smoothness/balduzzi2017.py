@@ -41,7 +41,7 @@ def build(network: str, norm: str, depth: int, width: int, seed: int) -> nn.Sequ
     """
     weights = WeightLayers("he", seed)
     stem = weights(nn.Linear, 1, width)
-    stem.bias.data.copy_(2**0.5 * normal(seed, width))  # as large as its weights
+    stem.bias.data.copy_(2**0.5 * normal(seed, width))  # type: ignore[operator]  # as large as its weights
     body: list[nn.Module] = []
     for _ in range(depth - 1):
         layer, before = weights(nn.Linear, width, width, bias=False), preactivation(width, norm, "relu")
@@ -104,9 +104,9 @@ def _(table):
     lines += [(lines[0][0], noise, INK) for noise in ("white", "brown")]
     for row, (run, column, color) in enumerate(lines):
         spread = run[column].max() - run[column].min()
-        traces.plot(run.x, -1.6 * row + (run[column] - run[column].mean()) / spread, color=color, linewidth=1.2)
-        note(traces, names[row], 0.02, -1.6 * row + 0.58, transform=traces.get_yaxis_transform(), fontsize=8.5, color=color)
-    traces.set(yticks=[], xlabel="input", ylim=(-1.6 * 4 - 0.7, 1.1))
+        traces.plot(run.x, -1.8 * row + (run[column] - run[column].mean()) / spread, color=color, linewidth=1.2)
+        note(traces, names[row], 0.02, -1.8 * row + 0.62, transform=traces.get_yaxis_transform(), fontsize=8.5, color=color)
+    traces.set(yticks=[], xlabel="input", ylim=(-1.8 * 4 - 0.7, 1.15))
     for network, style in NETWORKS.items():
         for norm, color in (("none", GRAY), ("batch", BLUE)):
             arm = table[(table.network == network) & (table.norm == norm)]
@@ -188,7 +188,7 @@ def _(table):
 
 @shattered.claim(
     "switching",
-    "Without batch norm the units hardly switch: at most half as many of the last hidden units change on this line as with it.",
+    "Without batch norm at most half as many of the last hidden units switch on this line as with it.",
     criterion="deepest plain networks, share of units both on and off among the inputs, without BN over with it: at most 0.5",
     by="notes",
 )
