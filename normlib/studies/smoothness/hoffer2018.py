@@ -91,7 +91,7 @@ def _(table):
     scores.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy")
     scores.set_xticks(sorted(table.rate.unique()), [number(rate) for rate in sorted(table.rate.unique())])
     scores.xaxis.set_minor_locator(NullLocator())
-    scores.legend(loc="lower right", fontsize=8.5)
+    scores.legend(loc="lower left", fontsize=8.5)
     layers = of_batch_norm(table)
     for norm, name in ((L1, "l1"), (MAXIMUM, "maximum")):
         label, color, marker = ARMS[norm]

@@ -134,7 +134,7 @@ def _(table):
         axis.axhline(1, color=GRID, zorder=0)
         axis.set(xscale="log", ylim=(-0.05, 2), title=title, xlabel="standard deviation of the inputs")
     axes[0].set_ylabel("in float16 / exact")
-    note(axes[0], "×: infinite", 0.97, 0.93, ha="right", va="top", fontsize=8.5)
+    note(axes[0], "×: infinite", 0.97, 0.99, ha="right", va="top", fontsize=8.5)
     axes[0].legend(loc="center", fontsize=8.5, bbox_to_anchor=(0.42, 0.3))
     low, high = usable(table, "min").median(), usable(table, "max").median()
 
