@@ -168,7 +168,7 @@ def _(table):
         f"factor of {number(top)}. **Middle** Losses, one seed. **Right** How far outputs on "
         f"held-out images are apart, median over seeds. In the end: {number(ends['invariant'])} if only convolutions are trained, "
         f"{number(ends['apart'])} with the other parameters at their constant rate, {number(ends['all'])} with all on schedule. "
-        f"Test accuracy {number(same.accuracy_decayed)} and {number(same.accuracy_rising)} apart, "
+        f"Test accuracy, with statistics of 256 images, {number(same.accuracy_decayed)} and {number(same.accuracy_rising)} apart, "
         f"{number(scores.accuracy_decayed)} and {number(scores.accuracy_rising)} with all on schedule.",
         alt="Three plots against the step. Left: rate and weight length of a run with decay and of one with a rising rate. Middle: "
         "their losses. Right: relative difference of outputs on a log axis for six choices of what is trained.",
