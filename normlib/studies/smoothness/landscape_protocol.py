@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.probes import gradient_landscape
@@ -81,7 +82,10 @@ def _(table):
             for edge in edges:
                 ax.plot(middle.index, middle[edge], color=norm_color(norm), linewidth=1)
         ax.set(yscale="log", xlabel="step", title=title)
-    axes[0].set_ylabel("loss, lowest to highest")
+    limits = axes[0].get_ylim()
+    axes[0].set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+    axes[0].yaxis.set_minor_locator(NullLocator())
+    axes[0].set(ylim=limits, ylabel="loss, lowest to highest")
     note(axes[0], "a landscape", 0.04, 0.05)
     note(axes[1], "no landscape", 0.04, 0.05)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
