@@ -32,7 +32,8 @@ spectrum = Study(
     title="Does batch norm take the outliers out of the Hessian?",
     kind="train",
     vary={"depth": [4, 8], "norm": ["none", "batch"]},
-    quick={**QUICK, **SHARED, "depth": [4, 6], "width": 4, "images": BATCH, "steps": 10, "look": [0, 10], "lanczos": 12, "traces": 1},
+    quick={**QUICK, **SHARED, "depth": [4, 6], "width": 4, "images": BATCH, "steps": 10,
+           "look": [0, 10], "lanczos": 12, "traces": 1},
     laptop={**LAPTOP, **SHARED, "depth": [4, 8], "width": 8, "steps": 300, "look": [0, 100, 300], "lanczos": 40, "traces": 4},
     full={
         **{name: setting for name, setting in FULL.items() if name != "vgg"}, **SHARED, "depth": [4, 20], "width": 64,
@@ -100,11 +101,6 @@ def _(c, seed):
     return run.probes
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# What is read from the table
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
 def looks_of(table):
     """Return one row a look: the columns of the record that it has once, and `ratio`, the first over the tenth eigenvalue."""
     keys = ["depth", "statistics", "seed", "step"]
@@ -168,15 +164,16 @@ def _(table):
     traces = [number(compared(table, "trace", "batch", "none", deep=is_deep).median()) for is_deep in (False, True)]
     return Drawing(
         figure,
-        caption=f"**Top** Density of the Hessian's eigenvalues at step {middle}, depth {deep}, one seed; each panel has its own range. "
-        f"**Bottom** Gray no norm, blue batch norm, light blue the same weights with population statistics as constants. Medians over "
-        f"looks after the start, depth {deep}: the first over the tenth eigenvalue is {ratio} times as large without the norm as with "
-        f"it, the share of the gradient in the leading ten {share} times; population statistics have {constant} times the ratio of "
-        f"batch statistics. The trace with the norm is {traces[0]} times that without at depth {shallow} and {traces[1]} times at depth "
-        f"{deep}. He's initialization, rate {number(table.rate.iloc[0])} for all. {table.images.iloc[0]} training images; SGD batch and "
-        f"statistic batch {BATCH}.",
-        alt="Top: eigenvalue densities of the Hessian without norm, with batch norm, and with population statistics. Bottom: first over "
-        "tenth eigenvalue, share of the gradient in the leading ten, and trace, by step, two depths.",
+        caption=f"**Top** Density of the Hessian's eigenvalues at step {middle}, depth {deep}, one seed; each panel has its "
+        "own range. **Bottom** Gray no norm, blue batch norm, light blue the same weights with population statistics "
+        f"as constants. Medians over looks after the start: at depth {deep} the first over the tenth eigenvalue is "
+        f"{ratio} times as large without the norm as with it, the share of the gradient in the leading ten {share} "
+        f"times; population statistics have {constant} times the ratio of batch statistics. The trace with the norm "
+        f"is {traces[0]} times that without at depth {shallow}, {traces[1]} times at depth {deep}. He's "
+        f"initialization, rate {number(table.rate.iloc[0])} for all. {table.images.iloc[0]} training images; SGD "
+        f"batch and statistic batch {BATCH}.",
+        alt="Top: eigenvalue densities of the Hessian without norm, with batch norm, and with population statistics. Bottom: first "
+        "over tenth eigenvalue, share of the gradient in the leading ten, and trace, by step, two depths.",
     )
 
 

@@ -12,6 +12,7 @@ from normlib.probes.parameters import flat, loss_and_gradient, moved, trainable
 from normlib.studies.common.arms import images_for
 from normlib.studies.common.looks import INK, VERMILION, median_and_band, norm_color, note, subplots
 from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, QUICK, fit, vgg
+from normlib.studies.smoothness.surface_readings import during, found, kink, shrink
 
 INITS = {"glorot_normalized": "Glorot", "he": "He"}
 STEPS = (0.5, 1.0, 2.0, 4.0)  # times the learning rate, as in the paper
@@ -103,43 +104,6 @@ def _(c, seed):
     return run.probes
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# What is read from the table
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-def found(table, what: str, init: str):
-    """Return one measurement for an initialization: rows are seeds and steps (and intervals), columns the two networks."""
-    rows = table[(table.what == what) & (table.init == init)]
-    return rows.pivot_table(index=["seed", "step", "a"], columns="norm", values="value").reindex(columns=["none", "batch"])
-
-
-def during(table, what: str, init: str = "glorot_normalized"):
-    """Return, for each seed, the median over looks after the start of a measurement without the norm over that with it."""
-    values = found(table, what, init)
-    values = values[values.index.get_level_values("step") > 0]
-    return (values["none"] / values["batch"]).groupby("seed").median()
-
-
-def in_training(table, what: str, init: str = "glorot_normalized"):
-    """Return the measurement on the line of the second map: rows are seeds, columns the network and the number of intervals."""
-    values = found(table, what, init)
-    step = table[table.what == "plane"].step.max()
-    return values.xs(step, level="step").unstack("a")
-
-
-def kink(table, init: str = "glorot_normalized"):
-    """Return the largest change of slope between neighbors of the finest line over the range of slopes: seeds by networks."""
-    finest = in_training(table, "slope_jump", init).xs(CUTS[-1], axis=1, level="a")
-    return finest / in_training(table, "slope_range", init).xs(0, axis=1, level="a")
-
-
-def shrink(table, what: str):
-    """Return the largest change between neighbors over that of the coarsest line: seeds by networks and intervals."""
-    changes = in_training(table, what)
-    return changes.div(changes.xs(CUTS[0], axis=1, level="a"), level="norm")
-
-
 @surface.draw
 def _(table):
     figure, _ = subplots(height=6.6)
@@ -188,60 +152,52 @@ def _(table):
     cuts.plot(CUTS, CUTS[0] / np.array(CUTS), ":", color=INK, linewidth=1)
     note(cuts, "a jump stays", 0.97, 0.9, ha="right", fontsize=8.5)
     cuts.set(xscale="log", yscale="log", xlabel="intervals of the line", ylim=(0.03, 1.6))
-    cuts.set_title("largest change along a line", fontsize=9)
+    cuts.set_title("largest change on a line", fontsize=9)
     cuts.set_xticks(CUTS, [str(cut) for cut in CUTS])
     cuts.minorticks_off()
-    gradient, random = (number(during(table, what).median()) for what in ("gradient", "random"))
-    far, kinks = number(during(table, "far").median()), kink(table).median()
+    gradient, random, far = (number(during(table, what).median()) for what in ("gradient", "random", "far"))
     smaller = shrink(table, "loss_jump").median()
+    left = {norm: number(smaller[norm, CUTS[-1]]) for norm in ("none", "batch")}
     return Drawing(
         figure,
-        caption=f"**Maps** The loss of one batch on the plane of the update (to the right: down the gradient) and a random direction "
-        f"shaped like the filters, of the same length; axes in lengths of the update, rate {number(table.rate.iloc[0])} in every arm, "
-        f"one seed. **Below, left** Range of the loss over {number(STEPS[0])} to {number(STEPS[-1])} updates down the gradient (solid) "
-        "and over the same lengths in random directions (dashed); gray is no norm. With Glorot's initialization the range without "
-        f"the norm is, in the median over the looks after the start, {gradient} times that with it along the gradient, {random} times "
-        f"in random directions; where every filter is moved by half its length, the rise of the loss is {far} times. **Right** The "
-        f"line of {number(STEPS[-1])} updates at step {steps[-1]} cut finer (Glorot): the largest change of the loss between "
-        f"neighbors (solid) and of its slope (dashed), over that with {CUTS[0]} intervals; dotted: in proportion to the interval. "
-        f"At {CUTS[-1]} the loss is down to {number(smaller['none', CUTS[-1]])} without and {number(smaller['batch', CUTS[-1]])} with "
-        f"the norm. Statistic batch and SGD batch: {BATCH}.",
+        caption="**Maps** Loss of one batch on the plane of the update (rightwards: down the gradient) and of a random "
+        f"direction shaped like the filters; both axes in lengths of the update, rate {number(table.rate.iloc[0])} in "
+        "every arm, one seed. **Below** Range of the loss over 0.5 to 4 updates, down the gradient (solid) and over "
+        "the same lengths in random directions (dashed); gray is no norm. Without the norm over with it, Glorot, "
+        f"median over the looks after the start: {gradient} along the gradient, {random} in random directions; the "
+        f"rise of the loss where every filter is moved by half its length, {far}. **Right** The line of 4 updates at "
+        f"step {steps[-1]} cut finer (Glorot): largest change between neighbors, of the loss (solid) and of its slope "
+        f"(dashed), over that with {CUTS[0]} intervals; dotted: like the interval. At {CUTS[-1]} the loss is at "
+        f"{left['none']} without and {left['batch']} with the norm. Statistic batch and SGD batch: {BATCH}.",
         alt="Eight maps of the loss on a plane, with and without batch norm, Glorot and He, at the start and in training. Below: "
         "range of the loss along gradient and random directions by step; largest changes along a line that is cut finer.",
     )
 
 
-RANDOM = (
-    "the range of the loss over 1/2 to 4 updates, without the norm over with it, Glorot's initialization, median over the looks "
-)
+AFTER = "without the norm over with it, Glorot's initialization, median over the looks after the start, above 1"
 
 
 @surface.claim(
     "random",
     "In random directions the loss varies more without batch norm than with it, as it does along the gradient.",
-    criterion=RANDOM + "after the start, is above 1 in random directions of the length of the update",
+    criterion=f"range of the loss over 1/2 to 4 lengths of the update in random directions, {AFTER}",
 )
 def _(table):
-    said = ", ".join(
-        f"{name} {number(during(table, 'gradient', init).median())} along the gradient"
-        + (f" and {number(during(table, 'random', init).median())} in random directions" if init == "he" else "")
-        for init, name in INITS.items()
-    )
+    gradient = {init: number(during(table, "gradient", init).median()) for init in INITS}
+    said = f"along the gradient {gradient['glorot_normalized']}; with He's initialization {gradient['he']} along the gradient, "
+    said += f"{number(during(table, 'random', 'he').median())} in random directions"
     return judge_effect("range in random directions, none / batch", during(table, "random"), claimed=(1, np.inf), null=1, note=said)
 
 
 @surface.claim(
     "relative",
     "The same holds at equal relative distances, with random directions shaped like the filters.",
-    criterion="the rise of the loss where every filter is moved by half its length in a random direction, without the norm over with "
-    "it, Glorot's initialization, median over the looks after the start, is above 1",
-    by="santurkar2018",
+    criterion=f"rise of the loss where every filter is moved by half its length in a random direction, {AFTER}",
 )
 def _(table):
     said = f"{number(during(table, 'far', 'he').median())} with He's initialization"
-    return judge_effect(
-        "rise at half a filter's length, none / batch", during(table, "far"), claimed=(1, np.inf), null=1, note=said
-    )
+    values = during(table, "far")
+    return judge_effect("rise at half a filter's length, none / batch", values, claimed=(1, np.inf), null=1, note=said)
 
 
 @surface.claim(
@@ -260,28 +216,25 @@ def _(table):
 @surface.claim(
     "discontinuity",
     "Without batch norm the loss has discontinuities, and batch norm makes them fewer.",
-    criterion=f"on a line cut into {CUTS[-1]} instead of {CUTS[0]} intervals the largest change of the loss between neighbors, without "
-    "the norm, keeps at least half its size (a jump keeps all of it, a bounded slope a sixteenth)",
+    criterion=f"on a line cut into {CUTS[-1]} instead of {CUTS[0]} intervals the largest change of the loss between neighbors, "
+    "without the norm, keeps at least half its size (a jump keeps it all, an even slope a sixteenth)",
     by="seed001",
 )
 def _(table):
     sizes = shrink(table, "loss_jump").xs(CUTS[-1], axis=1, level="a")
-    said = f"{number(sizes['batch'].median())} with the norm: no jump in either"
-    said = said if float(sizes.max().max()) < 0.5 else f"{number(sizes['batch'].median())} with the norm"
+    said = f"{number(sizes['batch'].median())} with the norm"
     return judge_effect("what is left of the largest change", sizes["none"], claimed=(0.5, np.inf), null=np.nan, note=said)
 
 
 @surface.claim(
     "kinks",
     "Without batch norm the slope of the loss changes more abruptly.",
-    criterion=f"the largest change of the slope over a {CUTS[-1]}th of the line, as a share of the slope's range on it, without the "
-    "norm over with it, Glorot's initialization, in training, is above 1",
+    criterion=f"largest change of the slope over a {CUTS[-1]}th of the line, as a share of its range on the line, without the norm "
+    "over with it, Glorot's initialization, in training, above 1",
 )
 def _(table):
     shares, other = kink(table), kink(table, "he")
-    said = (
-        f"shares {number(shares['none'].median())} and {number(shares['batch'].median())}; with He's initialization the ratio is "
-    )
-    said += number((other["none"] / other["batch"]).median())
+    said = f"shares {number(shares['none'].median())} and {number(shares['batch'].median())}; "
+    said += f"with He's initialization the ratio is {number((other['none'] / other['batch']).median())}"
     ratio = shares["none"] / shares["batch"]
     return judge_effect("abruptness of the slope, none / batch", ratio, claimed=(1, np.inf), null=1, note=said)
