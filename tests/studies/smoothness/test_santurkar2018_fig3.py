@@ -40,11 +40,12 @@ def test_the_shift_is_that_of_a_copy_whose_lower_layers_took_their_step(norm: st
     with torch.no_grad():  # only what stands before the layer moves: scales and biases of norms, too
         for (name, old), new in zip(before.named_parameters(), mixed.parameters(), strict=True):
             if order.index(name) < order.index(weight):
-                new -= 0.1 * old.grad
+                assert old.grad is not None
+                new.sub_(old.grad, alpha=0.1)
     mixed.zero_grad()
     F.cross_entropy(mixed(x), y).backward()
     layer, other = before.get_submodule(names[2]), mixed.get_submodule(names[2])
-    g, h = (torch.cat([p.grad.flatten() for p in module.parameters()]) for module in (layer, other))
+    g, h = (torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]) for module in (layer, other))
     assert found["shift"][0] == pytest.approx(float((g - h).norm()), rel=1e-3)
     assert found["gradient_norm"][0] == pytest.approx(float(g.norm()), rel=1e-4)
     assert found["cosine"][0] == pytest.approx(float(F.cosine_similarity(g, h, 0)), abs=1e-4)
