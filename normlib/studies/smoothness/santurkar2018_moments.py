@@ -42,7 +42,7 @@ LINES = {  # arm, side, color, line
 moments = Study(
     "santurkar2018.moments",
     item="Figs 1c, 8",
-    title="What batch norm keeps still: the moments behind it, not the moments before it",
+    title="Do the moments drift less with batch norm? Behind it, before it, and under noise",
     kind="train",
     vary={"arm": list(ARMS)},
     quick={**QUICK, "steps": 20},
