@@ -59,7 +59,7 @@ class Problem(NamedTuple):
 def draw(c: Config, seed: int) -> Problem:
     """Draw target and start: one slow direction, and the others spread evenly."""
     random = np.random.default_rng(seed)
-    s = np.array([c.slow, *np.linspace(*c.rest, c.dimension - 1)])
+    s = np.array([c.slow, *np.linspace(*c.rest, c.dimension - 1)])  # type: ignore[call-overload]
     start, best = random.standard_normal((2, c.dimension))
     if c.target == "slowest":
         best = np.eye(c.dimension)[0]

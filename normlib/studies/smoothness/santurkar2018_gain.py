@@ -68,10 +68,10 @@ def terms(step: Step, net: nn.Module) -> list[dict[str, float]]:
         found = list(seen.values())
         gradients = dict(zip(map(id, (t for _, t in found)), gradients_at(loss, [t for _, t in found]), strict=True))
     sums = [t for module, t in found if isinstance(module, nn.Conv2d)]
-    norms = [(module, t) for module, t in found if isinstance(module, BatchNorm)] or [(None, t) for t in sums]
+    norms = [(module, t) for module, t in found if isinstance(module, BatchNorm)] or [(None, t) for t in sums]  # type: ignore[misc]
     rows = []
     for layer, (y, (norm, z)) in enumerate(zip(sums, norms, strict=True)):
-        above, below = (by_channel(gradients[id(t)]) for t in (z, y))
+        above, below = (by_channel(gradients[id(t)]) for t in (z, y))  # type: ignore[arg-type]
         weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
         passed = float(below.square().sum() / above.square().sum()) if above.any() else np.nan
         rows.append({"layer": layer, "loss": float(loss.detach()), "passed": passed, **sizes(by_channel(y), above, weight, eps)})
@@ -81,7 +81,7 @@ def terms(step: Step, net: nn.Module) -> list[dict[str, float]]:
 @gain.trial
 def _(c: Config, seed: int):
     images, _ = images_for(c, seed)
-    net, rows = vgg(c, images, c.norm, seed), []
+    net, rows = vgg(c, images, c.norm, seed), []  # type: ignore[var-annotated]
 
     def probe(step: Step, model: nn.Module) -> dict[str, float]:
         rows.extend({"step": int(step), **row} for row in terms(step, model))
@@ -128,7 +128,7 @@ def _(table):
     return Drawing(
         figure,
         caption=f"{RECIPE[0].upper()}{RECIPE[1:]}, rate {number(table.rate.iloc[0])} for both networks; the statistic batch is "
-        f"the SGD batch, {BATCH} images and all positions. **Left** What Theorem 4.1 subtracts in each convolution (without a norm "
+        f"the SGD batch, {BATCH} images and all positions. **Left** What Theorem 4.1 subtracts in each layer (without a norm, "
         f"what it would). The largest median of a layer is {number(table.share.max())}. **Right** The factor in front, one line a "
         f"layer with BN: {number(start.min())} to {number(start.max())} before training, {number(end.min())} to "
         f"{number(end.max())} after.",
