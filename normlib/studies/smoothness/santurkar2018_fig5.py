@@ -1,4 +1,4 @@
-"""Lp norms in the place of the deviation: normalization that does not fix the variance, and trains as well."""
+"""Lp norms in the place of the deviation: normalization that does not fix the variance, and how it trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEVELS = np.linspace(0.01, 0.99, 99)  # quantiles that stand for a distribution
 figure5 = Study(
     "santurkar2018.fig5",
     item="Figs 5a, 6",
-    title="Networks normalized by L1, L2 and L∞ train as with batch norm, though their distributions move",
+    title="L1 and L2 train as batch norm does, L∞ more slowly, and distributions move most without a norm",
     kind="train",
     vary={"norm": list(NAMES), "rate": [0.03, 0.1, 0.3]},
     quick={**QUICK, "steps": 20, "rate": [PAPER_RATE]},
