@@ -152,7 +152,7 @@ def _(table):
             for depth, style in ((deep, "-"), (shallow, ":")):
                 arm = rows[(rows.depth == depth) & (rows.statistics == statistics)]
                 median_and_band(ax, arm, "step", column, color=color, linestyle=style, marker="o")
-        ax.set(xlabel="step of training", yscale="linear" if column == "share" else "log")
+        ax.set(xlabel="step of training", yscale="linear" if column == "share" else "log" if column == "ratio" else "asinh")
         ax.set_title(name, fontsize=9.5)
     courses[1].set_ylim(0, 1)
     courses[0].set_ylabel(f"solid: depth {deep}\ndotted: depth {shallow}")
