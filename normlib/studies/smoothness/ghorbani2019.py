@@ -152,9 +152,10 @@ def _(table):
             for depth, style in ((deep, "-"), (shallow, ":")):
                 arm = rows[(rows.depth == depth) & (rows.statistics == statistics)]
                 median_and_band(ax, arm, "step", column, color=color, linestyle=style, marker="o")
-        ax.set(xlabel="step of training", yscale="linear" if column == "share" else "log" if column == "ratio" else "asinh")
+        ax.set(xlabel="step of training", yscale="log" if column == "ratio" else "linear")
         ax.set_title(name, fontsize=9.5)
     courses[1].set_ylim(0, 1)
+    courses[2].set_yscale("symlog", linthresh=100)
     courses[0].set_ylabel(f"solid: depth {deep}\ndotted: depth {shallow}")
     note(densities[0], f"ticks: the\nleading {TOP}", 0.6, 0.8, fontsize=8.5)
     ratio, share, constant = (
