@@ -23,7 +23,7 @@ LAPTOP = {"data": "fashion-mnist", "pool": 2, "train": 3072, "validation": 512, 
 FULL = {"data": "cifar10", "train": 45_000, "validation": 5_000, "test": 10_000, "vgg": 16, "steps": 15_000}
 
 
-def vgg(c: Config, images: Dataset, norm: str, seed: int) -> nn.Module:
+def vgg(c: Config, images: Dataset, norm: str, seed: int) -> VGG | PlainConvNet:
     """Build the convolutional network: that of Simonyan and Zisserman with `c.vgg` weight layers, or plain convolutions.
 
     Without a setting `vgg` it is `PlainConvNet` with `c.depth` weight layers and `c.width` channels, which small images pass too.

@@ -53,7 +53,7 @@ def moved(start: np.ndarray, now: np.ndarray) -> float:
 def _(c, seed):
     tuning, testing = images_for(c, seed)
     net = vgg(c, tuning, c.norm, seed)
-    layer = f"blocks.{deep_layer(len(net.get_submodule('blocks')))}.norm"
+    layer = f"blocks.{deep_layer(len(net.get_submodule('blocks')))}.norm"  # type: ignore[arg-type]
     x, y = tuning.x_train[:SAMPLE], tuning.y_train[:SAMPLE]
     found: list[np.ndarray] = []
 

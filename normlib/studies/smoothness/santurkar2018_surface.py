@@ -108,12 +108,13 @@ def _(c, seed):
 def _(table):
     figure, _ = subplots(height=6.6)
     figure.clear()
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1.35, 1])
-    maps, (glorot, he, cuts) = upper.subplots(2, 4, sharex=True, sharey=True), lower.subplots(1, 3)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1.35, 1])  # type: ignore[misc]
+    maps = upper.subplots(2, 4, sharex=True, sharey=True)
+    glorot, he, cuts = lower.subplots(1, 3)
     planes = table[(table.what == "plane") & (table.seed == table.seed.min()) & np.isfinite(table.value.astype(float))]
     steps = sorted(planes.step.unique())
-    scale = LogNorm(planes.value.min(), planes.value.quantile(0.99))
-    levels = np.geomspace(scale.vmin, scale.vmax, 17)
+    least, most = float(planes.value.min()), float(planes.value.quantile(0.99))
+    scale, levels = LogNorm(least, most), np.geomspace(least, most, 17)
     arms = [(init, norm) for init in INITS for norm in ("none", "batch")]
     shown = None
     for place, (step, (init, norm)) in enumerate((step, arm) for step in steps for arm in arms):
@@ -133,7 +134,7 @@ def _(table):
             ax.set_xlabel("update", fontsize=9)
     if shown is not None:
         bar = upper.colorbar(shown, ax=maps, label="loss", aspect=30, pad=0.02)
-        ticks = [tick for tick in (0.001, 0.01, 0.1, 0.3, 1, 2, 3, 5, 10, 30, 100) if scale.vmin <= tick <= scale.vmax]
+        ticks = [tick for tick in (0.001, 0.01, 0.1, 0.3, 1, 2, 3, 5, 10, 30, 100) if least <= tick <= most]
         bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
         bar.ax.minorticks_off()
     for ax, (init, name) in zip((glorot, he), INITS.items(), strict=True):

@@ -98,7 +98,7 @@ def _(c: Config, seed: int):
         curvature.append(second_derivative(with_norm, y, g))
         tilt = gamma[unit] / (m * sigma[unit] ** 2) * (above[:, unit] @ y_hat[:, unit]) * g.square().sum()
         terms.append(amplified[unit] * second_derivative(loss, z, g) - tilt)
-    curvature, terms = torch.stack(curvature), torch.stack(terms)
+    second_left, second_right = torch.stack(curvature), torch.stack(terms)
 
     length = torch.linalg.matrix_norm(x, 2)  # λ: the inputs are one of those with a norm of at most λ
     reached = (x.T @ below).square().sum(0) / (length.square() * left)
@@ -114,13 +114,13 @@ def _(c: Config, seed: int):
         "left": left.tolist(),
         "mended": mended.tolist(),
         "printed": printed.tolist(),
-        "curvature": curvature.tolist(),
-        "terms": terms.tolist(),
+        "curvature": second_left.tolist(),
+        "terms": second_right.tolist(),
         "mean_share": (mean / whole).tolist(),
         "slope_share": (slope / m / whole).tolist(),
         "reached": reached.tolist(),
         "first": gap(left, mended),
-        "second": gap(curvature, terms),
+        "second": gap(second_left, second_right),
         "fourth": max(gap(weight_left, weight_right), gap((worst.T @ below[:, 0]).square().sum(), weight_left[0])),
         "observation": gap(batch_norm(y, sigma, y.mean(0), eps=0.0), y),
         **{f"printed_at_{scale:g}": float(holds.double().mean()) for scale, holds in zip(LOSS_SCALES, kept, strict=True)},

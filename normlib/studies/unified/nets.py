@@ -84,7 +84,7 @@ def with_unit_lengths(network: nn.Module) -> nn.Module:
     """Set the lengths of all weights with weight normalization to 1, where the paper's start; in place."""
     for module in network.modules():
         if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], WeightNorm):
-            nn.init.ones_(module.original0)
+            nn.init.ones_(module.original0)  # type: ignore[arg-type]
     return network
 
 
