@@ -94,6 +94,14 @@ STUDIES = Registry(
         "hoffer2018.l1": "normlib.studies.smoothness.hoffer2018:l1",
         "hoffer2018.half": "normlib.studies.smoothness.hoffer2018_half:half",
         "luo2019reg.penalty": "normlib.studies.smoothness.luo2019reg:penalty",
+        # 5 Beyond BatchNorm
+        "lubana2021.forward": "normlib.studies.unified.lubana2021_forward:forward",
+        "lubana2021.groups": "normlib.studies.unified.lubana2021_groups:groups",
+        "daneshmand2020.rank": "normlib.studies.unified.daneshmand2020:rank",
+        "lubana2021.similarity": "normlib.studies.unified.lubana2021_similarity:similarity",
+        "lubana2021.backward": "normlib.studies.unified.lubana2021_backward:backward",
+        "yang2019.explosion": "normlib.studies.unified.yang2019:explosion",
+        "lubana2021.training": "normlib.studies.unified.lubana2021_training:training",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
