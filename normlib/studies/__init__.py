@@ -99,6 +99,7 @@ STUDIES = Registry(
         "lubana2021.groups": "normlib.studies.unified.lubana2021_groups:groups",
         "daneshmand2020.rank": "normlib.studies.unified.daneshmand2020:rank",
         "lubana2021.similarity": "normlib.studies.unified.lubana2021_similarity:similarity",
+        "lubana2021.prediction": "normlib.studies.unified.lubana2021_prediction:prediction",
         "lubana2021.backward": "normlib.studies.unified.lubana2021_backward:backward",
         "yang2019.explosion": "normlib.studies.unified.yang2019:explosion",
         "lubana2021.training": "normlib.studies.unified.lubana2021_training:training",
