@@ -6,7 +6,7 @@ import numpy as np
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.common.looks import GRAY, GRID, VERMILION, median_and_band, norm_color, note, subplots
+from normlib.studies.common.looks import GRAY, GRID, INK, median_and_band, norm_color, note, subplots
 from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 from normlib.studies.unified.training_runs import FAILURE, run_of
 
@@ -34,7 +34,7 @@ training = Study(
     },
     laptop={**LAPTOP, "width": 8, "blocks": 2, "validation": 256, "test": 1_000, "steps": 64, "batch": 64, "rate": 0.1},
     full={**FULL, "steps": 10_000, "batch": 256, "rate": 0.1},
-)
+)  # fmt: skip
 
 
 @training.trial
@@ -86,13 +86,13 @@ def _(table):
             bottom.hlines(at, 0, runs.speed.median(), color=color, linewidth=1.2)
             for failed, marker in ((0, "o"), (1, "x")):
                 part = runs[runs.failed == failed]
-                bottom.plot(part.speed, [at] * len(part), marker, color=VERMILION if failed else color, markersize=5)
+                bottom.plot(part.speed, [at] * len(part), marker, color=INK if failed else color, markersize=5)
         top.set(title=network, xlabel="step", ylim=(0, 100))
         bottom.set(xlim=(0, None), xlabel="mean over the run (%)")
         bottom.grid(False, axis="y")
     axes[0, 0].set_ylabel("right in the batch (%)")
     axes[1, 0].set_yticks(list(places.values()), [_name(key) for key in places], fontsize=8)
-    note(axes[1, 2], "× failed", 0.97, 0.03, ha="right", color=VERMILION)
+    note(axes[1, 2], "× failed", 0.97, 0.03, ha="right", color=INK)
     runs = table.drop_duplicates(["network", "norm", "seed"])
     count = runs.seed.nunique()
     first = runs.iloc[0]

@@ -1,4 +1,4 @@
-"""One run of training as the studies of Lubana, Dick and Tanaka (2021) record it: its curve, its speed, its setbacks, its failure."""
+"""One run of training as the studies of Lubana, Dick and Tanaka (2021) record it: curve, speed, setbacks, failure."""
 
 from __future__ import annotations
 
