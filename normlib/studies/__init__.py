@@ -103,6 +103,8 @@ STUDIES = Registry(
         "lubana2021.backward": "normlib.studies.unified.lubana2021_backward:backward",
         "yang2019.explosion": "normlib.studies.unified.yang2019:explosion",
         "lubana2021.training": "normlib.studies.unified.lubana2021_training:training",
+        "lubana2021.stability": "normlib.studies.unified.lubana2021_stability:stability",
+        "lubana2021.small_batch": "normlib.studies.unified.lubana2021_small_batch:small_batch",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
