@@ -6,14 +6,13 @@ import numpy as np
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.common.looks import GRAY, GRID, INK, median_and_band, norm_color, note, subplots
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
+from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, resnet
+from normlib.studies.unified.training_drawing import NAMED, curves_and_speeds, listed, name
 from normlib.studies.unified.training_runs import FAILURE, run_of
 
 NETWORKS = ["plain", "residual", "residual, SkipInit"]
 ARMS = ["none", *TEN]
 ACTIVATIONS = [key for key, norm in TEN.items() if not norm.parametric]
-NAMED = {"batch": "-", "layer": "-", "instance": "-", "weight": "-", "scaled_weight": "--", "none": ":"}  # in color
 
 training = Study(
     "lubana2021.training",
@@ -71,55 +70,21 @@ def halves(table):
 
 @training.draw
 def _(table):
-    figure, axes = subplots(2, 3, height=2.7, sharey="row", gridspec_kw={"height_ratios": [1, 1.25]})
-    table = table.assign(right=100 * table.right, speed=100 * table.speed)
-    present = [key for key in ARMS if key in set(table.norm)]
-    places = {key: at for at, key in enumerate(reversed(present))}
-    for top, bottom, network in zip(*axes, NETWORKS, strict=True):
-        here = table[table.network == network]
-        for key in present:
-            color, style = (norm_color(key), NAMED[key]) if key in NAMED else (GRID, "-")
-            order = 3 if key in NAMED else 1
-            median_and_band(top, here[here.norm == key], "step", "right", color=color, linestyle=style, zorder=order)
-            runs = here[here.norm == key].drop_duplicates("seed")
-            at, color = places[key], color if key in NAMED else GRAY
-            bottom.hlines(at, 0, runs.speed.median(), color=color, linewidth=1.2)
-            for failed, marker in ((0, "o"), (1, "x")):
-                part = runs[runs.failed == failed]
-                bottom.plot(part.speed, [at] * len(part), marker, color=INK if failed else color, markersize=5)
-        top.set(title=network, xlabel="step", ylim=(0, 100))
-        bottom.set(xlim=(0, None), xlabel="mean over the run (%)")
-        bottom.grid(False, axis="y")
-    axes[0, 0].set_ylabel("right in the batch (%)")
-    axes[1, 0].set_yticks(list(places.values()), [_name(key) for key in places], fontsize=8)
-    note(axes[1, 2], "× failed", 0.97, 0.03, ha="right", color=INK)
+    figure = curves_and_speeds(table, "network", dict(zip(NETWORKS, NETWORKS, strict=True)), ARMS, list(NAMED))
     runs = table.drop_duplicates(["network", "norm", "seed"])
-    count = runs.seed.nunique()
-    first = runs.iloc[0]
-    lost = runs[runs.failed == 1].groupby(["network", "norm"], sort=False).size()
-    lines = [f"{network}: {_listed(lost.get(network), count)}" for network in NETWORKS]
+    lines = [f"{network}: {listed(runs[runs.network == network])}" for network in NETWORKS]
     final = runs[(runs.failed == 0) & (runs.norm != "none")].groupby(["network", "norm"]).tested.median()
     ranges = ", ".join(f"{100 * final[n].min():.0f} to {100 * final[n].max():.0f} % ({n})" for n in NETWORKS if n in final)
     return Drawing(
         figure,
-        caption=f"Runs that fail, of {count} seeds each. {'; '.join(lines)}. A run {FAILURE}. "
+        caption=f"Normalizers with runs that fail, {runs.seed.nunique()} seeds each. {'; '.join(lines)}. A run {FAILURE}. "
         "**Top** Training accuracy; named in color, with the looks of the rows below, the others pale. **Bottom** Its mean over "
         "the run, which stands for speed; a mark is a seed. Test accuracy of the normalizers, where runs did not fail (medians): "
-        f"{ranges}. SGD batch and statistic batch {first.batch:g}, rate {number(first.rate)} for all, untuned, as in the "
-        "paper (there at batch 256). Residual networks with the activation inside the branch.",
+        f"{ranges}. SGD batch and statistic batch {runs.batch.iloc[0]:g}, rate {number(runs.rate.iloc[0])} for all, untuned, as "
+        "in the paper (there at batch 256). Residual networks with the activation inside the branch.",
         alt="Top: training accuracy against the step in a plain network and residual networks without and with SkipInit. "
         "Bottom: its mean over the run for each normalizer; failed runs are crosses.",
     )
-
-
-def _name(key):
-    return {"frn": "filter response", "scaled_weight": "scaled weight std."}.get(key, normalizer(key).name)
-
-
-def _listed(lost, count):
-    if lost is None:
-        return "none"
-    return ", ".join(_name(key) + (f" ({failures})" if failures < count else "") for key, failures in lost.items())
 
 
 @training.claim(
@@ -130,7 +95,7 @@ def _listed(lost, count):
 )
 def _(table):
     both = halves(table)
-    without = [_name(key) for key in both if not both[key].all()]
+    without = [name(key) for key in both if not both[key].all()]
     said = f"without one of the two, at some seed: {', '.join(without)}" if without else ""
     return judge_effect("normalizers with both, of ten", both.sum(axis=1), claimed=(10, 10), null=np.nan, note=said)
 
@@ -157,7 +122,7 @@ def _(table):
     setbacks = side_by_side(table, "norm", "setback", network="plain")
     others = setbacks[[key for key in ACTIVATIONS if key != "instance" and key in setbacks]]
     gaps = setbacks["instance"] - others.max(axis=1)
-    worst = ", ".join(sorted({_name(key) for key in others.idxmax(axis=1)}))
+    worst = ", ".join(sorted({name(key) for key in others.idxmax(axis=1)}))
     said = f"instance norm {number(setbacks['instance'].median())}; largest of the others: {worst}"
     return judge_effect("setback, instance norm minus the largest other", gaps, claimed=(0, np.inf), null=0, note=said)
 
