@@ -10,6 +10,7 @@ from normlib.data import Dataset
 from normlib.lab import Config, Drawing, Judgement, Study, bootstrap_interval, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import INK, norm_color, subplots
+from normlib.studies.unified.labels import Point, write_names
 from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 from normlib.studies.unified.properties import observed, one_batch, properties, rank_correlation
 
@@ -74,20 +75,18 @@ def _said(samples: pd.Series) -> str:
 def _(table):
     figure, (left, right) = subplots(1, 2, height=3.6, sharex=True, sharey=True, width_ratios=[1, 1])
     middle = table.groupby(["network", "norm"], sort=False)[["cosine", "speed"]].median().reset_index()
-    for at, row in enumerate(middle.itertuples()):
+    for row in middle.itertuples():
         color = norm_color(normalizer(row.norm).spec)
-        left.plot(row.cosine, row.speed, MARKERS[row.network], color=color, mfc="none", gid=f"point{at}")
+        left.plot(row.cosine, row.speed, MARKERS[row.network], color=color, mfc="none")
     for network, marker in MARKERS.items():
         if network in set(middle.network):
             left.plot([], [], marker, color=INK, mfc="none", label=network)
-    left.legend(fontsize=8, loc="best")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8.5)
     mean = middle.groupby("norm", sort=False)[["cosine", "speed"]].mean()
-    texts = []
-    for key, row in mean.iterrows():
-        color = norm_color(normalizer(key).spec)
-        right.plot(row.cosine, row.speed, "o", color=color)
-        texts.append((row.speed, row.cosine, SHORT[key], color))
-    _write(right, texts)
+    points = [Point(row.cosine, row.speed, SHORT[key], norm_color(normalizer(key).spec)) for key, row in mean.iterrows()]
+    for point in points:
+        right.plot(point.x, point.y, "o", color=point.color)
+    write_names(right, points)
     left.set(title="each network", xlabel="mean cosine before training", ylabel="mean training accuracy")
     right.set(title="mean over the networks", xlabel="mean cosine before training")
     every, each = over_all(table), within(table)
@@ -97,26 +96,12 @@ def _(table):
         figure,
         caption="Rank correlation of the cosine between images, before training, with the mean accuracy over the training that "
         f"follows (median over seeds and interval): {_said(every)} over all networks; within one network {inside}. "
-        f"All runs have one rate, as in the paper; here it is {number(c.rate)}. {c.steps:.0f} steps; {c.batch:.0f} images per update and per statistic "
+        f"All runs have one rate, as in the paper; here it is {number(c.rate)}. {c.steps:.0f} steps; "
+        f"{c.batch:.0f} images per update and per statistic "
         f"of the norms that share one; the cosine is of {c.measured:.0f} images and whole last maps.",
         alt="Two scatter plots of mean training accuracy against mean cosine between images at initialization: ten normalizers "
         "in several networks, and the mean of each normalizer with its name.",
     )
-
-
-def _write(axes, texts) -> None:
-    """Write names beside points, to the side with more room; names of points at one height are moved apart."""
-    low, high = min(t[0] for t in texts), max(t[0] for t in texts)
-    least, last = 0.062 * max(high - low, 1e-3), {"left": -np.inf, "right": -np.inf}
-    middle = np.median([x for _, x, _, _ in texts])
-    for y, x, name, color in sorted(texts):
-        side = "left" if x < middle else "right"
-        at = max(y, last[side] + least)
-        last[side] = at
-        axes.annotate(
-            name, (x, at), (6 if side == "left" else -6, 0), textcoords="offset points", va="center", ha=side, fontsize=8.5,
-            color=color,
-        )  # fmt: skip
 
 
 @similarity.claim(
@@ -156,8 +141,8 @@ def _(table) -> Judgement:
 @similarity.claim(
     "instance-outlier",
     "In the deepest plain network instance norm trains more slowly than its cosine says.",
-    criterion="in the plain network of 20 layers (10 at quick) its place by accuracy, 1 for the fastest, is at least two behind its "
-    "place by cosine, 1 for the lowest",
+    criterion="in the plain network of 20 layers (10 at quick) its place by accuracy, 1 for the fastest, is at least two "
+    "behind its place by cosine, 1 for the lowest",
     by="notes",
 )
 def _(table) -> Judgement:
