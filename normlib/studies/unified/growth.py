@@ -65,4 +65,5 @@ def arms(networks: list[str], norms: list[str]) -> list[tuple[str, str]]:
 
 def listed(values: pd.DataFrame) -> str:
     """Say the medians of arms over the seeds in words."""
-    return ", ".join(f"{normalizer(norm).name} {network} {number(values[network, norm].median())}" for network, norm in values)
+    names = {arm: f"{normalizer(arm[1]).name} in {arm[0].replace('v', 'version ')}" for arm in values}
+    return ", ".join(f"{name} {number(values[arm].median())}" for arm, name in names.items())

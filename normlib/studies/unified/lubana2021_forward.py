@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from normlib.lab import Drawing, Study, judge_effect, number
@@ -25,7 +26,7 @@ HALF_GAUSSIAN = (math.pi - 1) / math.pi  # the variance that He's weights make o
 forward = Study(
     "lubana2021.forward",
     item="stable forward propagation",
-    title="How the variance of activations grows with depth, under ten normalizers, with and without shortcuts",
+    title="In residual networks norms of activations add variance in each block, norms of weights multiply it",
     kind="init",
     vary={"network": list(NETWORKS), "norm": ["none", *TEN]},
     quick={**QUICK, "blocks": 3, "batch": 16},
@@ -85,6 +86,7 @@ def _(table):
                 _curve(bottom, table, f"{network} skipinit", key, linestyle="--", label=None)
         top.set_title(NETWORKS[network], fontsize=9.5)
         top.set_ylim(0, None)
+        bottom.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         bottom.set(yscale="log", xlabel="layer" if network == "plain" else "block")
         for ax in (top, bottom):
             _stages(ax, table[table.network == network])
@@ -93,21 +95,23 @@ def _(table):
     axes[1, 0].set_ylabel("variance (log)")
     note(axes[1, 2], "dashed:\nSkipInit", 0.03, 0.97, va="top", fontsize=8.5)
     handles = [line for ax in (axes[0, 0], axes[1, 0]) for line in ax.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.7, columnspacing=1.2)
     off = closed_forms(table).median()
     linear = measured(table, arms(["v1", "v2"], ACTIVATIONS), "slope").median()
     factors = measured(table, arms(["v1", "v2"], PARAMETRIC), "factor")
     trunk = fits(table, "v1 skipinit", "weight").factor.median()
+    borders = fits(table, "plain", "scaled_weight", "circular").factor.median()
     return Drawing(
         figure,
-        caption="Variance over samples and positions, the mean over channels, before training; blocks end in an activation in "
-        "version 1 and in the sum in version 2. **Top** Norms of activations in a residual network add between "
-        f"{number(linear.min())} and {number(linear.max())} a block, and each stage starts anew, at a normalized shortcut. Dots: "
-        "batch norm without borders (circular padding); thin lines: its closed forms, of which the slopes are "
-        f"{number(off.v1)} times (version 1) and {number(off.v2)} times (version 2). **Bottom** Without a norm and with norms of "
-        f"weights it multiplies, by these factors a block: {listed(factors)}. With SkipInit (dashed) it is level, except under "
-        f"weight norm in version 1, by {number(trunk)} a block. The thin line doubles in every block. One forward pass with "
-        f"{_batch(table)} images, which are the statistic batch too.",
+        caption="Variance over samples and positions, the mean over channels, before training. **Top** Norms of activations: "
+        f"level without shortcuts. In a residual network they add between {number(linear.min())} and {number(linear.max())} a "
+        "block, and each stage starts anew. Blue dots: batch norm without borders (circular padding); thin lines: its closed "
+        f"forms, of which the measured slopes are {number(off.v1)} times (version 1) and {number(off.v2)} times (version 2). "
+        "**Bottom** No norm, and norms of weights: without shortcuts the variance falls; olive dots: scaled weight "
+        f"standardization without borders, by a factor of {number(borders)} a layer. In a residual network it multiplies "
+        f"by these factors a block: {listed(factors)}. With SkipInit (dashed) it is level inside a stage, except under weight norm "
+        f"in version 1, where it multiplies by {number(trunk)}. The thin line doubles. One forward pass with {_batch(table)} "
+        "images, which are the statistic batch too.",
         alt="Six panels of variance against layer or block: plain network, residual versions 1 and 2. Top, eight norms of "
         "activations on linear axes. Bottom, no norm and two norms of weights on log axes, with and without SkipInit.",
     )
@@ -120,7 +124,7 @@ def _batch(table) -> int:
 def _curve(ax, table, network, key, **options) -> None:
     """Draw the median over seeds, a line for each stage."""
     style = {"color": norm_color(TEN[key].spec if key in TEN else key), "linestyle": STYLES.get(key, "-"), "lw": 1.3}
-    style |= {"label": normalizer(key).name, **options}
+    style |= {"label": normalizer(key).name.replace("standardization", "std."), **options}
     for _, stage in table[(table.network == network) & (table.norm == key)].groupby("stage"):
         middle = stage.groupby("block").variance.median()
         ax.plot(middle.index, middle, **style)
@@ -134,19 +138,27 @@ def _stages(ax, table) -> None:
 
 
 def _closed(axes, table) -> None:
-    """Draw batch norm without borders as dots, its closed forms, and the line that doubles."""
+    """Draw two norms without borders as dots, closed forms of batch norm, and the line that doubles."""
+    axes[0, 0].axhline(HALF_GAUSSIAN / 2, color=INK, lw=0.8)
     walk = {"v1": lambda count: reflected_walk(count + 1)[1:], "v2": lambda count: HALF_GAUSSIAN * np.arange(2, count + 2)}
     for ax, (network, form) in zip(axes[0, 1:], walk.items(), strict=True):
         runs = table[(table.network == network) & (table.norm == "batch")]
         for number_of_stage, stage in runs.groupby("stage"):
-            dots = stage.groupby("block").circular.median()
-            ax.plot(dots.index, dots, "o", color=norm_color("batch"), ms=2.5)
+            dots = _dots(ax, stage, "batch")
             curve = np.array(form(len(dots)))
             if network == "v2" and number_of_stage == 1:  # this stage starts at the first convolution, which sees the images
                 curve += dots.iloc[0] - curve[0]
             ax.plot(dots.index, curve, color=INK, lw=0.8)
+    _dots(axes[1, 0], table[(table.network == "plain") & (table.norm == "scaled_weight")], "scaled_weight")
     scaled = table[(table.network == "v2") & (table.norm == "scaled_weight")].groupby("block").variance.median()
     axes[1, 2].plot(scaled.index, scaled.iloc[0] * 2.0 ** (scaled.index - 1), color=INK, lw=0.8)
+
+
+def _dots(ax, runs, norm: str) -> pd.Series:
+    """Draw the variances without borders."""
+    dots = runs.groupby("block").circular.median()
+    ax.plot(dots.index, dots, "o", color=norm_color(norm), ms=2.5)
+    return dots
 
 
 @forward.claim(
@@ -165,7 +177,7 @@ def _(table):
 
 def _least(margin: pd.DataFrame) -> str:
     network, norm = margin.median().idxmin()
-    return f"{normalizer(norm).name} {network}"
+    return f"{normalizer(norm).name} in {network.replace('v', 'version ')}"
 
 
 @forward.claim(
@@ -219,7 +231,7 @@ def _(table):
 def _(table):
     factors = measured(table, arms(["plain"], list(TEN)), "factor")
     without = fits(table, "plain", "none").factor.median()
-    said = f"without a normalizer, with He's weights: {number(without)}"
+    said = f"smallest of ten {number(factors.median().min())}; without a normalizer, with He's weights, {number(without)}"
     return judge_effect("factor per layer, largest of ten", factors.max(axis=1), claimed=(0, 1.05), null=np.nan, note=said)
 
 
