@@ -87,7 +87,7 @@ def _(table):
         name = normalizer(key).name.replace("group:size=4", "groups of 4 channels")
         median_and_band(left, runs, "layer", "gradient", color=norm_color(key), marker="", linestyle=style, label=name)
     left.set(yscale="log", xlabel="layer, of 20", ylabel="norm of the gradient, relative to layer 20", xticks=[1, 5, 10, 15, 20])
-    left.legend(loc="lower left", handlelength=1.8, fontsize=8, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.8)
     growth = {strides: of_growth(table, strides=strides).median() for strides in (small, large)}
     others = [key for key in ("none", *TEN) if key not in SIZES and key in growth[small]]
     rows = [key for key in SIZES if key in growth[small]] + sorted(others, key=lambda key: -growth[small][key])
@@ -100,7 +100,8 @@ def _(table):
     names = [sizes.get(SIZES[key], f"groups of {SIZES[key]}") if key in SIZES else normalizer(key).name for key in rows]
     names = [name.replace("scaled weight standardization", "scaled weight std.") for name in names]
     right.set_yticks([row + (key not in SIZES) for row, key in enumerate(rows)], names, fontsize=8)
-    right.set(ylim=(len(rows) + 0.6, -0.8), xlabel=f"growth per layer; maps end at {ends[small]}\n(hollow: at {ends[large]})")
+    right.set(ylim=(len(rows) + 0.6, -0.8), xlabel="growth per layer")
+    right.set_title(f"filled: maps end at {ends[small]}\nhollow: at {ends[large]}", fontsize=9)
     right.axvline(1, color=INK, linewidth=0.8, linestyle="--")
     right.axvline(RELU, color=INK, linewidth=0.8, linestyle=":")
     right.grid(False, axis="y")

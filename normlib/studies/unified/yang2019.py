@@ -30,7 +30,7 @@ explosion = Study(
         "count": [4, 9, 16, 64, 256],
         "scale": [0.1, 1.0, 10.0],
     },
-    quick={"count": [4, 16, 64], "width": 128, "channels": 16, "samples": 4, "depth": 12},
+    quick={"count": [4, 64], "width": 128, "channels": 16, "samples": 4, "depth": 10},
     laptop={"width": 512, "channels": 64, "samples": 8, "depth": 24},
     full={"width": 2048, "channels": 256, "samples": 16, "depth": 40},
 )
@@ -88,20 +88,21 @@ def _(table):
         ax.xaxis.set_minor_locator(NullLocator())
     axes[0].set(xlabel="examples in a batch", ylabel="growth of the gradient per layer")
     axes[1].set(xlabel="positions in a map")
-    note(axes[0], "filled: ReLU, hollow: linear\n▼ weights × 0.1, ● × 1, ▲ × 10\nline: √((B − 2)/(B − 3))", 0.3, 0.72)
+    note(axes[0], "filled: ReLU, hollow: linear\n▼ weights × 0.1, ● × 1, ▲ × 10\nline: √((B − 2)/(B − 3))", 0.25, 0.76)
     scales = [table.scale.min(), table.scale.max()]
-    growth, sigma = (_wide(table, value).median() for value in ("growth", "sigma"))
+    found = _wide(table, "growth").median()
     least, most = table["count"].min(), table["count"].max()
+    dense, maps = found["batch"], found["instance"]
+    sigma = _wide(table, "sigma").median()["batch", "relu", most]
     return Drawing(
         figure,
         caption="A random gradient sent back through random layers before training; noise as input, no updates. The statistic "
         f"batch is the number of examples on the left, one map on the right. With {least} values growth per layer is "
-        f"{number(growth['batch', 'identity', least, 1.0])} under batch norm and {number(growth['instance', 'identity', least, 1.0])} "
-        f"under instance norm for linear layers, {number(growth['batch', 'relu', least, 1.0])} and "
-        f"{number(growth['instance', 'relu', least, 1.0])} with ReLU. Weights at {scales[0]:g} and {scales[1]:g} times the usual scale "
-        f"give, with ReLU and batches of {most}, σ = {number(sigma['batch', 'relu', most, scales[0]])} and "
-        f"{number(sigma['batch', 'relu', most, scales[1]])}, and a growth of {number(growth['batch', 'relu', most, scales[0]])} and "
-        f"{number(growth['batch', 'relu', most, scales[1]])} (dotted: {number(RELU)}).",
+        f"{number(dense['identity', least, 1.0])} under batch norm and {number(maps['identity', least, 1.0])} under instance norm "
+        f"for linear layers, {number(dense['relu', least, 1.0])} and {number(maps['relu', least, 1.0])} with ReLU. Weights at "
+        f"{scales[0]:g} and {scales[1]:g} times the usual scale give, with ReLU and batches of {most}, σ = "
+        f"{number(sigma[scales[0]])} and {number(sigma[scales[1]])}, and a growth of {number(dense['relu', most, scales[0]])} and "
+        f"{number(dense['relu', most, scales[1]])} (dotted: {number(RELU)}).",
         alt="Two panels, batch norm by examples and instance norm by positions: growth per layer falls as values increase, to 1 "
         "for linear and about 1.2 for ReLU layers. Markers for three weight scales coincide.",
     )
@@ -124,8 +125,8 @@ def _(table):
 @explosion.claim(
     "sigma",
     "The gradient grows because each layer divides it by σ, and σ is below 1 at the start.",
-    criterion="then a σ that is a hundred times smaller makes it grow more: growth per layer with weights × 0.1 is at least 1.05 times "
-    "that with weights × 10; batch norm, ReLU, largest batch",
+    criterion="then a σ that is a hundred times smaller makes it grow more: growth per layer with weights × 0.1 is at least 1.05 "
+    "times that with weights × 10; batch norm, ReLU, largest batch",
     by="seed002",
 )
 def _(table):
@@ -148,14 +149,13 @@ def _(table):
 @explosion.claim(
     "maps",
     "Instance norm on maps of k×k makes the gradient grow as batch norm does in batches of k².",
-    criterion="growth per layer behind 3×3 convolutions within 10 % of that of the dense layer, at every k, linear and ReLU, weights × 1; "
-    "the largest distance",
+    criterion="growth per layer behind 3×3 convolutions within 10 % of that of the dense layer, at every k, linear and ReLU, "
+    "weights × 1; the largest distance",
     by="notes",
 )
 def _(table):
     growth = _wide(table, "growth").xs(1.0, axis=1, level="scale")
     apart = (growth["instance"] / growth["batch"] - 1).abs()
-    note = (
-        "largest at " + "{1}, ".format(*apart.median().idxmax()).replace(",", " values") + f" ({NAMES[apart.median().idxmax()[0]]})"
-    )
+    activation, count = apart.median().idxmax()
+    note = f"largest with {NAMES[activation]} layers, {count} values"
     return judge_effect("largest relative distance", apart.max(axis=1), claimed=(0, 0.1), null=np.nan, note=note)
