@@ -26,7 +26,7 @@ AVERAGED = 100  # layers of the second half that the average of the chain is tak
 rank = Study(
     "daneshmand2020.rank",
     item="Figs 2, 3 and 'broken' BN",
-    title="Batch norm keeps rank in a linear chain; behind a ReLU little of it is left",
+    title="Batch norm keeps rank in a linear chain, and loses it with positive weights",
     kind="init",
     vary={"network": list(ARMS), "width": [8, 16, 32, 64, 128]},
     quick={"width": [8, 16, 32], "layers": 1_200, "step": 0.1, "depth": 16},
@@ -155,7 +155,7 @@ def _(table):
     deep.set(xlabel="layer of the ReLU network", ylabel="$r$")
     scaling.set_ylabel("$r$, averaged over layers")
     deep_scaling.set_ylabel("$r$, last layer")
-    note(deep, "dashed: behind ReLU", 0.03, 0.9)
+    note(deep, "dashed: behind ReLU", 0.97, 0.3, ha="right")
     for axes in (over, deep):
         axes.set(yscale="log", ylim=(0.8, None))
         axes.legend(loc="best", fontsize=8.5)
