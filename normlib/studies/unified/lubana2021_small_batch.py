@@ -79,6 +79,7 @@ def _(table):
     others = setbacks.drop(columns="instance")
     worst = ", ".join(sorted({name(key) for key in others.idxmax(axis=1)}))
     said = f"instance norm {number(setbacks['instance'].median())}; largest of the others: {worst}"
+    said += "; a run that has learned little has little to lose"
     gaps = setbacks["instance"] - others.max(axis=1)
     return judge_effect("setback, instance norm minus the largest other", gaps, claimed=(0, np.inf), null=0, note=said)
 

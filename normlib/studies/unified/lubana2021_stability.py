@@ -21,7 +21,7 @@ PAPER_RATE = 0.1
 stability = Study(
     "lubana2021.stability",
     item="speed and stability by group size",
-    title="The size of a group: speed against stability",
+    title="Groups of one channel are slow at every rate, groups of all channels fall behind at high ones",
     kind="train",
     vary={"norm": [*SIZES, "batch"], "rate": [0.01, 0.03, 0.1, 0.3]},
     quick={**QUICK, "train": 256, "layers": 5, "width": 16, "steps": 10, "batch": 32, "rate": [PAPER_RATE]},
@@ -57,8 +57,8 @@ def _(table):
         here, style = runs[runs.norm == key], {"marker": marker, "markersize": 5}
         median_and_band(left, here, "rate", "speed", color=color, **style)
         median_and_band(middle, here, "rate", "setback", color=color, label=NAMES[key], **style)
-        lost = here[here.diverged == 1]
-        middle.plot(lost.rate, [top] * len(lost), "x", color=color, markersize=6, clip_on=False)
+        if len(lost := here[here.diverged == 1]):
+            middle.plot(lost.rate, [top] * len(lost), "x", color=color, markersize=6, clip_on=False)
     for ax, label in ((left, "training accuracy,\nmean over the run (%)"), (middle, "largest setback of the loss")):
         ax.set(xscale="log", xlabel="learning rate", ylabel=label, ylim=(0, None))
         ax.set_xticks(rates, [number(rate) for rate in rates])
@@ -76,12 +76,14 @@ def _(table):
     failed = runs[runs.failed == 1].groupby("norm", sort=False).size()
     count = len(runs) // runs.norm.nunique()
     lost = ", ".join(f"{failed.get(key, 0)} with {NAMES[key]}" for key in LOOKS)
+    crosses = "; crosses at the upper edge: loss not finite" if runs.diverged.any() else ""
+    best = {key: best[key] for key in LOOKS}
     ends = ends_in_words([NAMES[key] for key in at_ends(table, ["norm"], best)])
     return Drawing(
         figure,
         caption=f"Of {count} runs each, over rates and seeds, these fail, by channels in a group: {lost}. A run {FAILURE}. "
-        "**Left** Speed. **Middle** The largest rise of the loss (mean over four steps) above the lowest that it had been; "
-        "crosses at the upper edge: loss not finite. **Right** Speed by the size of the group, at the rate of the paper, and at each size's own, "
+        "**Left** Speed. **Middle** The largest rise of the loss (mean over four steps) above the lowest that it had "
+        f"been{crosses}. **Right** Speed by the size of the group, at the rate of the paper, and at each size's own, "
         f"chosen on held-out training images: {rates_in_words(best, NAMES)}{ends}. Small dots are seeds. Plain network; SGD batch "
         f"and statistic batch {runs.batch.iloc[0]:g}.",
         alt="Left and middle: mean training accuracy and largest setback of the loss against the learning rate, for four group "
@@ -128,6 +130,7 @@ def _(table):
     worst = worst_setbacks(table)[SIZES]
     gap = worst[SIZES[0]] - worst[SIZES[1:]].max(axis=1)
     said = ", ".join(f"{number(worst[key].median())} with {NAMES[key]}" for key in SIZES)
+    said += "; a run that has learned little has little to lose"
     return judge_effect("setback, one channel minus the largest other", gap, claimed=(0, np.inf), null=0, note=said)
 
 

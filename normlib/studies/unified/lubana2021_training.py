@@ -96,7 +96,8 @@ def _(table):
 def _(table):
     both = halves(table)
     without = [name(key) for key in both if not both[key].all()]
-    said = f"without one of the two, at some seed: {', '.join(without)}" if without else ""
+    said = "one batch size and one depth; the paper has more"
+    said += f"; without one of the two, at some seed: {', '.join(without)}" if without else ""
     return judge_effect("normalizers with both, of ten", both.sum(axis=1), claimed=(10, 10), null=np.nan, note=said)
 
 

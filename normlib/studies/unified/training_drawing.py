@@ -11,7 +11,7 @@ from normlib.studies.common.looks import GRAY, GRID, INK, median_and_band, norm_
 from normlib.studies.unified.nets import normalizer
 
 NAMED = {"batch": "-", "layer": "-", "instance": "-", "weight": "-", "scaled_weight": "--", "none": ":"}  # in color
-SHORT = {"frn": "filter response", "scaled_weight": "scaled weight std."}
+SHORT = {"frn": "filter response", "scaled_weight": "scaled weights"}
 
 
 def name(key: str) -> str:
@@ -55,7 +55,7 @@ def curves_and_speeds(table: pd.DataFrame, panel: str, titles: Mapping[str, str]
                 part = runs[runs.failed == failed]
                 bottom.plot(part.speed, [places[key]] * len(part), marker, color=INK if failed else color, markersize=5)
         top.set(title=title, xlabel="step", ylim=(0, 100))
-        bottom.set(xlim=(0, None), ylim=(-0.9, len(present) - 0.4), xlabel="mean over the run (%)")
+        bottom.set(xlim=(0, 1.06 * table.speed.max()), ylim=(-0.9, len(present) - 0.4), xlabel="mean over the run (%)")
         bottom.grid(False, axis="y")
     axes[0, 0].set_ylabel("right in the batch (%)")
     axes[1, 0].set_yticks(list(places.values()), [name(key) for key in places], fontsize=8)
