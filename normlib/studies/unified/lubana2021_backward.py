@@ -24,7 +24,7 @@ STYLES = {"frn": "--", "group:size=4": "--", "none": ":"}
 backward = Study(
     "lubana2021.backward",
     item="stable backward propagation",
-    title="How much the gradient grows on its way back falls with the size of the groups, and depends on the maps",
+    title="The larger the groups, the less the gradient grows on its way back; small maps add to it under instance norm",
     kind="init",
     vary={"norm": ["none", *TEN, *[key for key in SIZES if ":" in key]], "layers": [10, 20], "strides": [1, 3]},
     quick={**QUICK, "norm": FEW, "layers": [10, 20], "strides": [1, 2], "batch": 16},

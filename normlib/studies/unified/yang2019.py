@@ -22,7 +22,7 @@ RELU = (math.pi / (math.pi - 1)) ** 0.5
 explosion = Study(
     "yang2019.explosion",
     item="gradient explosion",
-    title="Few values in a statistic make gradients grow, examples or positions alike; the scale of the weights does not",
+    title="Few values in a statistic make gradients grow, whether examples or positions; the scale of the weights does not",
     kind="init",
     vary={
         "norm": ["batch", "instance"],
@@ -81,7 +81,16 @@ def _(table):
             for scale, marker in zip(sorted(table.scale.unique()), ("v", "o", "^"), strict=True):
                 runs = table[(table.norm == norm) & (table.activation == activation) & (table.scale == scale)]
                 median_and_band(
-                    ax, runs, "count", "growth", color=norm_color(norm), linestyle="none", marker=marker, mfc=face, markersize=5
+                    ax,
+                    runs,
+                    "count",
+                    "growth",
+                    color=norm_color(norm),
+                    linestyle="none",
+                    marker=marker,
+                    mfc=face,
+                    markersize=5,
+                    err_style="bars",
                 )
         ax.set(xscale="log", title=title)
         ax.set_xticks(ticks, [str(tick) if norm == "batch" else f"{math.isqrt(tick)}×{math.isqrt(tick)}" for tick in ticks])
@@ -104,12 +113,12 @@ def _(table):
         f"{number(sigma[scales[0]])} and {number(sigma[scales[1]])}, and a growth of {number(dense['relu', most, scales[0]])} and "
         f"{number(dense['relu', most, scales[1]])} (dotted: {number(RELU)}).",
         alt="Two panels, batch norm by examples and instance norm by positions: growth per layer falls as values increase, to 1 "
-        "for linear and about 1.2 for ReLU layers. Markers for three weight scales coincide.",
+        "for linear and about 1.2 for ReLU layers. Markers for three weight scales nearly coincide.",
     )
 
 
 def _wide(table, value):
-    return side_by_side(table, ["norm", "activation", "count", "scale"], value)
+    return side_by_side(table, ["norm", "activation", "count", "scale"], value).sort_index(axis=1)
 
 
 @explosion.claim(
