@@ -11,7 +11,7 @@ from normlib.lab import Config
 from normlib.networks import ResNet
 from normlib.studies.common.arms import images_for
 from normlib.studies.unified.growth import fits, reflected_walk
-from normlib.studies.unified.lubana2021_forward import HALF_GAUSSIAN, forward, without_borders
+from normlib.studies.unified.lubana2021_forward import HALF_GAUSSIAN, forward
 
 
 def config(network: str, norm: str) -> Config:
@@ -54,6 +54,6 @@ def test_the_two_variances_are_those_of_networks_built_with_either_padding(paddi
 def test_a_branch_of_batch_norm_adds_the_variance_of_half_a_gaussian() -> None:
     torch.manual_seed(0)
     x = torch.randn(256, 64, 4, 4)
-    block = without_borders(ResNet([1], 64, version=2, norm="batch", init="he")).blocks[0]
-    branch = block.branch(block.before(x)).detach()
+    block = ResNet([1], 64, version=2, norm="batch", padding_mode="circular").blocks.get_submodule("0")
+    branch = block.get_submodule("branch")(block.get_submodule("before")(x)).detach()
     assert float(branch.transpose(0, 1).flatten(1).var(1).mean()) == pytest.approx(HALF_GAUSSIAN, rel=0.05)
