@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
-LETTER, LINE = 0.75, 1.35  # width and height of a letter, as shares of the font size
+LETTER, LINE = 0.58, 1.3  # width and height of a letter, as shares of the font size
 
 
 class Point(NamedTuple):
@@ -22,8 +22,9 @@ class Point(NamedTuple):
 def write_names(axes: Axes, points: Sequence[Point], size: float = 8.5) -> None:
     """Write each name to the right or left of its point, or a little higher or lower: where it meets the least, inside the axes.
 
-    Call it when the limits of the axes are final; sizes are those of the axes before the layout, so names keep some distance.
+    Call it when all else in the figure is final.
     """
+    axes.get_figure().draw_without_rendering()  # type: ignore[union-attr] # so that the axes have their size
     box = axes.get_window_extent()
     scale = 72 / axes.get_figure().dpi  # type: ignore[union-attr]
     width, height = box.width * scale, box.height * scale

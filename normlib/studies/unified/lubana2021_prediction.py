@@ -100,7 +100,7 @@ def _heat(axes: Axes, cells: pd.DataFrame) -> None:
             axes.text(x + 0.5, y + 0.38, said, ha="center", va="center", fontsize=10, color="#22262a")
             if len(values) > 1 and np.isfinite(values).all():
                 low, high = bootstrap_interval(values)
-                span = f"{_signed(low)} to {_signed(high)}"
+                span = f"{_short(low)} to {_short(high)}"
                 axes.text(x + 0.5, y + 0.72, span, ha="center", va="center", fontsize=8, color="#22262a")
     axes.set(ylim=(len(rows), 0), xticks=np.arange(len(OUTCOMES)) + 0.5, yticks=np.arange(len(rows)) + 0.5)
     axes.set_xticklabels(list(OUTCOMES.values()), fontsize=8)
@@ -109,11 +109,15 @@ def _heat(axes: Axes, cells: pd.DataFrame) -> None:
     axes.grid(False)
 
 
+def _short(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−").replace("0.", ".", 1)
+
+
 def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _scatter(axes: Axes, runs: pd.DataFrame) -> None:
+def _scatter(axes: Axes, runs: pd.DataFrame) -> list[Point]:
     seen = runs.groupby("seed").own.transform(lambda own: (own.rank() - 1) / (len(own) - 1))
     predicted = pd.concat([places(one, "own") for _, one in runs.groupby("seed")])
     points = runs.assign(observed=seen, predicted=predicted).groupby("norm", sort=False)[["observed", "predicted"]].median()
@@ -122,30 +126,34 @@ def _scatter(axes: Axes, runs: pd.DataFrame) -> None:
     named = [Point(at.predicted, at.observed, NAMES[key], norm_color(normalizer(key).spec)) for key, at in points.iterrows()]
     for point in named:
         axes.plot(point.x, point.y, "o", color=point.color)
-    axes.set(xlim=(-0.15, 1.15), ylim=(-0.08, 1.12), xlabel="place predicted by the others")
-    write_names(axes, named, 8)
+    axes.set(xlim=(-0.25, 1.35), ylim=(-0.08, 1.12), xlabel="place predicted by the others")
+    return named
 
 
 @prediction.draw
 def _(table):
     figure, axes = subplots(2, 2, height=3.0, sharey="row")
     found, rows = correlations(table), arms(table)
+    named: dict[Axes, list[Point]] = {}
     for heat, scatter, network in zip(*axes, ["plain", "residual"], strict=True):
         _heat(heat, found[network])
         heat.set_title(network)
-        _scatter(scatter, rows[rows.network == network])
+        named[scatter] = _scatter(scatter, rows[rows.network == network])
     axes[1, 0].set_ylabel("place by accuracy, own rate")
+    for scatter, points in named.items():
+        write_names(scatter, points, 8)
     c = table.iloc[0]
     _, rates = tuned(table, ["network", "norm"], "held_out")
-    ends, never = len(at_ends(table, ["network", "norm"], rates)), rows.groupby(["network", "norm"], sort=False).largest.max()
-    dead = [f"{NAMES[norm]} ({network})" for (network, norm), rate in never.items() if not rate]
+    ends, never = len(at_ends(table, ["network", "norm"], rates)), rows.groupby(["network", "norm"], sort=False).largest.median()
+    dead = [f"{NAMES[norm]} ({network})" for (network, norm), rate in never.items() if rate == 0]
     return Drawing(
         figure,
         caption=f"**Top** Rank correlation, over {rows.norm.nunique()} normalizers, of a property before training with what "
-        "training then does: median over seeds and interval. The last row predicts each normalizer from the three properties of the others. "
+        "training then does: median over seeds and interval. The last row predicts each normalizer by a fit to the others. "
         f"The accuracy is the mean over the {c.steps:.0f} steps; the one rate is {number(c.common)}; the own rate, of "
         f"{', '.join(number(rate) for rate in sorted(table.rate.unique()))}, is chosen on held-out images, and is at an end of "
-        f"these for {ends} of {len(rates)} arms. A run trains if it reaches {number(TRAINS)} on held-out images; at no rate do: "
+        f"these for {ends} of {len(rates)} arms. A run trains if it reaches {number(TRAINS)} on held-out images; at none of these "
+        f"rates, in most seeds: "
         f"{', '.join(dead) or 'none'}. **Bottom** Predicted and observed places for the own rate, 1 the best, medians over seeds. "
         f"{c.batch:.0f} images per update and per statistic; properties of {c.measured:.0f} images.",
         alt="Two tables of rank correlations, plain and residual: growth of variance, cosine, growth of gradients and a held-out "

@@ -24,7 +24,7 @@ SHORT = {
 similarity = Study(
     "lubana2021.similarity",
     item="Fig 5; seed 002",
-    title="Do networks that make their images alike train more slowly?",
+    title="Networks that make their images alike start more slowly, and instance norm is slow without doing so",
     kind="train",
     vary={"network": list(NETWORKS), "norm": list(TEN)},
     quick={**QUICK, "network": ["plain 10", "residual"], "blocks": 1, "steps": 3, "batch": 32, "measured": 32, "rate": 0.05},
@@ -86,9 +86,9 @@ def _(table):
     points = [Point(row.cosine, row.speed, SHORT[key], norm_color(normalizer(key).spec)) for key, row in mean.iterrows()]
     for point in points:
         right.plot(point.x, point.y, "o", color=point.color)
-    write_names(right, points)
     left.set(title="each network", xlabel="mean cosine before training", ylabel="mean training accuracy")
     right.set(title="mean over the networks", xlabel="mean cosine before training")
+    write_names(right, points)
     every, each = over_all(table), within(table)
     inside = ", ".join(f"{_said(each[name])} {name}" for name in each)
     c = table.iloc[0]
