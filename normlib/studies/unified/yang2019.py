@@ -44,7 +44,8 @@ def stack(c, seed):
     """
     draw = torch.Generator().manual_seed(seed)
     if c.norm == "batch":
-        net = MLP([c.width] * (c.depth + 2), activation=c.activation, norm="batch", init=INIT[c.activation], bias=False, seed=seed)
+        sizes, init = [c.width] * (c.depth + 2), INIT[c.activation]
+        net: MLP | StridedConvNet = MLP(sizes, c.activation, "batch", init, bias=False, seed=seed)
         x = torch.randn(c.count, c.width, generator=draw)
     else:
         side, plan = math.isqrt(c.count), [c.channels] * c.depth
