@@ -232,7 +232,7 @@ def _(table):
     "shallow",
     "Batch norm need not make the landscape smoother: in a shallow network the trace of the Hessian is larger with it.",
     criterion=f"trace of the Hessian, with the norm (batch statistics) over without, shallow network, {AFTER}, above 1",
-    by="yao2020",
+    by="notes",
 )
 def _(table):
     ratio = compared(table, "trace", "batch", "none", deep=False)

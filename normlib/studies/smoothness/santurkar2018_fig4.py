@@ -206,6 +206,21 @@ def _(table):
 
 
 @fig4.claim(
+    "smaller-gradients",
+    "With batch norm the magnitude of the gradient is smaller.",
+    criterion="norm of the gradient, median over training, none over batch norm, above 1",
+    by="seed001",
+)
+def _(table):
+    note = (
+        f"at step 0 {number(ratios(table, 'gradient', 0, 0).median())}, late {number(ratios(table, 'gradient', 2 / 3, 1).median())}"
+    )
+    return judge_effect(
+        "norm of the gradient, none / batch", ratios(table, "gradient", 0, 1), claimed=(1, np.inf), null=1, note=note
+    )
+
+
+@fig4.claim(
     "equal-loss",
     "The late difference is for the most part one of progress: at equal training loss the ratio of the bands is at most half as "
     "large.",

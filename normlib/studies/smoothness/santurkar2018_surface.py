@@ -194,6 +194,7 @@ def _(table):
     "relative",
     "The same holds at equal relative distances, with random directions shaped like the filters.",
     criterion=f"rise of the loss where every filter is moved by half its length in a random direction, {AFTER}",
+    by="notes",
 )
 def _(table):
     said = f"{number(during(table, 'far', 'he').median())} with He's initialization"

@@ -235,7 +235,7 @@ def _(table):
 @theorems.claim(
     "closer-start",
     "A start is closer to the nearest optimum of the network with the norm, by the length that the lemma says.",
-    criterion=f"Lemma 4.5 as an equality, and the loss on all multiples of the optimum alike, to {TOLERANCE:g}",
+    criterion=f"Lemma 4.5 as an equality, and the loss on positive multiples of the optimum alike, to {TOLERANCE:g}",
 )
 def _(table):
     return judge_identity("largest relative error", max(table.lemma.max(), table.ray.max()), TOLERANCE)
