@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.ticker import NullLocator
 from scipy.stats import spearmanr
@@ -54,7 +56,8 @@ def _(table):
     top = 1.15 * max(finite.max(), 0.1) if len(finite) else 1.0
     rates = sorted(runs.rate.unique())
     for key, (color, marker) in LOOKS.items():
-        here, style = runs[runs.norm == key], {"marker": marker, "markersize": 5}
+        here = runs[runs.norm == key]
+        style: dict[str, Any] = {"marker": marker, "markersize": 5}
         median_and_band(left, here, "rate", "speed", color=color, **style)
         median_and_band(middle, here, "rate", "setback", color=color, label=NAMES[key], **style)
         if len(lost := here[here.diverged == 1]):

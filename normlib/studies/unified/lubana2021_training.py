@@ -62,7 +62,7 @@ def halves(table):
     Ranked are the normalizers, without "none", by mean training accuracy over the run, in each of the networks.
     """
     speed = speeds(table)
-    ranks = [speed[network].drop(columns="none").rank(axis=1, pct=True) for network in NETWORKS]
+    ranks = [speed[network].drop(columns="none", errors="ignore").rank(axis=1, pct=True) for network in NETWORKS]
     slower = sum((rank <= 0.5).astype(int) for rank in ranks) > 0
     faster = sum((rank > 0.5).astype(int) for rank in ranks) > 0
     return slower & faster

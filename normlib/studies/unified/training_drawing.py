@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def curves_and_speeds(table: pd.DataFrame, panel: str, titles: Mapping[str, str]
         for key in present:
             bright = key in colored
             style, above = NAMED.get(key, "-") if bright else "-", 3 if bright else 1
-            line = {"color": norm_color(key) if bright else GRID, "linestyle": style, "zorder": above}
+            line: dict[str, Any] = {"color": norm_color(key) if bright else GRID, "linestyle": style, "zorder": above}
             median_and_band(top, here[here.norm == key], "step", "right", **line)
             runs = here[here.norm == key].drop_duplicates("seed")
             color = norm_color(key) if bright else GRAY
