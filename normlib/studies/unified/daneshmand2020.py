@@ -85,8 +85,8 @@ def relu_network(width: int, depth: int, arm: str, seed: int) -> MLP:
     net = MLP([width] * (depth + 2), activation="relu", norm=norm, init="he", bias=False, seed=seed).double()
     if arm == "positive":
         with torch.no_grad():
-            for weight in (block.layer.weight for block in net.blocks):
-                weight.abs_()
+            for weight in (block.layer.weight for block in net.blocks):  # type: ignore[union-attr]
+                weight.abs_()  # type: ignore[operator]
     return net
 
 
@@ -130,27 +130,27 @@ def _(table):
     widths = sorted(table.width.unique())
     wide = table[table.width == widths[-1]]
     for arm, label in ARMS["chain"].items():
-        style = {"color": COLORS[arm], "marker": "", "label": label}
-        median_and_band(over, wide[(wide.network == "chain") & (wide.arm == arm) & (wide.layer > 0)], "layer", "r", **style)
+        runs = wide[(wide.network == "chain") & (wide.arm == arm) & (wide.layer > 0)]
+        median_and_band(over, runs, "layer", "r", color=COLORS[arm], marker="", label=label)
     ends = table.drop_duplicates(["network", "arm", "width", "seed"])
     for axes, network, arms in (
         (scaling, "chain", {"batch": "-", "none": "-"}),
         (deep_scaling, "relu", {"batch": "-", "batch" + BEHIND: "--", "positive": "-", "none": "-"}),
     ):
-        for arm, style in arms.items():
+        for arm, line in arms.items():
             runs = ends[(ends.network == network) & (ends.arm == arm)]
             color = COLORS[arm.removesuffix(BEHIND)]
-            median_and_band(axes, runs, "width", "level", color=color, linestyle=style, marker="o")
+            median_and_band(axes, runs, "width", "level", color=color, linestyle=line, marker="o")
         axes.plot(widths, np.sqrt(widths), ":", color=INK, linewidth=1.2)
         axes.set(xscale="log", yscale="log", xlabel="width", ylim=(0.8, widths[-1]))
         axes.set_xticks(widths, [str(width) for width in widths])
         axes.xaxis.set_minor_locator(NullLocator())
         note(axes, "dotted: √width", 0.03, 0.9)
     for arm, label in ARMS["relu"].items():
-        for place, style in {"": "-", BEHIND: "--"}.items():
+        for place, line in {"": "-", BEHIND: "--"}.items():
             runs = wide[(wide.network == "relu") & (wide.arm == arm + place)]
-            line = {"color": COLORS[arm], "linestyle": style, "marker": "", "label": None if place else label}
-            median_and_band(deep, runs, "layer", "r", **line)
+            name = None if place else label
+            median_and_band(deep, runs, "layer", "r", color=COLORS[arm], linestyle=line, marker="", label=name)
     over.set(xscale="log", xlabel="layer of the linear chain", ylabel="$r$")
     deep.set(xlabel="layer of the ReLU network", ylabel="$r$")
     scaling.set_ylabel("$r$, averaged over layers")
