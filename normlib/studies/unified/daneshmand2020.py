@@ -232,7 +232,7 @@ def _(table):
 
 @rank.claim(
     "relu-root",
-    "Behind the ReLU the rank r does not grow as √width.",
+    "Behind the ReLU the rank r hardly grows with the width.",
     criterion="with batch norm, at the last layer: slope of log r on log width below 0.25, half of what the root says",
     by="notes",
 )

@@ -228,7 +228,7 @@ def _(table):
 
 @groups.claim(
     "root-of-width",
-    "With batch normalization the features in front of the classifier have a rank of at least the order √width.",
+    "With batch normalization the features in front of the classifier have a rank of at least the order √width, measured by r.",
     criterion="slope of log r on log width at least 0.4, r the participation ratio at the last layer of the deepest networks",
     by="seed002",
 )

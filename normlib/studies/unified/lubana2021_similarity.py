@@ -98,7 +98,8 @@ def _(table):
         f"follows (median over seeds and interval): {_said(every)} over all networks; within one network {inside}. "
         f"All runs have one rate, as in the paper; here it is {number(c.rate)}. {c.steps:.0f} steps; "
         f"{c.batch:.0f} images per update and per statistic "
-        f"of the norms that share one; the cosine is of {c.measured:.0f} images and whole last maps.",
+        f"of the norms that share one; the cosine is of {c.measured:.0f} images and whole last maps. "
+        "The residual networks are of version 1, with an activation behind the addition.",
         alt="Two scatter plots of mean training accuracy against mean cosine between images at initialization: ten normalizers "
         "in several networks, and the mean of each normalizer with its name.",
     )

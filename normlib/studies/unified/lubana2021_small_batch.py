@@ -17,7 +17,7 @@ ARMS = ["batch", "layer", "instance", "group", "evonorm_s0", "scaled_weight"]
 
 small_batch = Study(
     "lubana2021.small_batch",
-    item="Fig. 1, batch 16",
+    item="training at batch 16",
     title="At batch 16 the rule for the learning rate decides who trains",
     kind="train",
     vary={"rule": RULES, "norm": ARMS},

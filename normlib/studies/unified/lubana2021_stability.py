@@ -86,7 +86,7 @@ def _(table):
         figure,
         caption=f"Of {count} runs each, over rates and seeds, these fail, by channels in a group: {lost}. A run {FAILURE}. "
         "**Left** Speed. **Middle** The largest rise of the loss (mean over four steps) above the lowest that it had "
-        f"been{crosses}. **Right** Speed by the size of the group, at the rate of the paper, and at each size's own, "
+        f"been{crosses}. **Right** Speed by the size of the group, at 0.1, and at each size's own, "
         f"chosen on held-out training images: {rates_in_words(best, NAMES)}{ends}. Small dots are seeds. Plain network; SGD batch "
         f"and statistic batch {runs.batch.iloc[0]:g}.",
         alt="Left and middle: mean training accuracy and largest setback of the loss against the learning rate, for four group "
@@ -97,7 +97,7 @@ def _(table):
 @stability.claim(
     "neither-end",
     "The best size of a group is neither end: it lies between one channel and all of them.",
-    criterion="at the rate of the paper, 0.1, mean training accuracy over the run: the better of sizes 4 and 16 minus the better "
+    criterion="at 0.1, the number of the paper, mean training accuracy over the run: the better of sizes 4 and 16 minus the better "
     "of 1 and all, above 0 points",
 )
 def _(table):
