@@ -149,7 +149,8 @@ def _(table):
     return Drawing(
         figure,
         caption=f"**Top** Rank correlation, over {rows.norm.nunique()} normalizers, of a property before training with what "
-        "training then does: median over seeds and interval. Residual networks of version 1. The last row predicts each normalizer by a fit to the others. "
+        "training then does: median over seeds and interval. Residual networks of version 1. "
+        "The last row predicts each normalizer by a fit to the others. "
         f"The accuracy is the mean over the {c.steps:.0f} steps; the one rate is {number(c.common)}; the own rate, of "
         f"{', '.join(number(rate) for rate in sorted(table.rate.unique()))}, is chosen on held-out images, and is at an end of "
         f"these for {ends} of {len(rates)} arms. A run trains if it reaches {number(TRAINS)} on held-out images; at none of these "
