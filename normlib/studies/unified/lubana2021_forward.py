@@ -104,8 +104,8 @@ def _(table):
     return Drawing(
         figure,
         caption="Variance over samples and positions, the mean over channels, before training. **Top** Norms of activations: "
-        f"level without shortcuts, with zero padding. "
-        "In a residual network they add between {number(linear.min())} and {number(linear.max())} a "
+        "level without shortcuts, with zero padding. "
+        f"In a residual network they add between {number(linear.min())} and {number(linear.max())} a "
         "block, and each stage starts anew. Blue dots: batch norm without borders (circular padding); thin lines: its closed "
         f"forms, of which the measured slopes are {number(off.v1)} times (version 1) and {number(off.v2)} times (version 2). "
         "**Bottom** No norm, and norms of weights: without shortcuts the variance falls; olive dots: scaled weight "
