@@ -2,6 +2,7 @@
 
 from normlib.activations import ACTIVATIONS, ScaledTanh, make_activation
 from normlib.networks.deep_linear import DeepLinearNet
+from normlib.networks.densenet import DenseLayer, DenseNet
 from normlib.networks.drop_path import DropPath, drop_paths
 from normlib.networks.initialization import INITIALIZATIONS, make_initializer
 from normlib.networks.mlp import MLP
@@ -21,6 +22,8 @@ __all__ = [
     "NETWORKS",
     "VGG",
     "DeepLinearNet",
+    "DenseLayer",
+    "DenseNet",
     "DropPath",
     "PlainConvNet",
     "RecurrentClassifier",

@@ -20,6 +20,7 @@ NETWORKS = Registry(
         "deep_linear": "normlib.networks.deep_linear:DeepLinearNet",
         "strided": "normlib.networks.strided:StridedConvNet",
         "vgg": "normlib.networks.vgg:VGG",
+        "densenet": "normlib.networks.densenet:DenseNet",
         "resnet": "normlib.networks.resnet:ResNet",
         "nf_resnet": "normlib.networks.resnet:nf_resnet",
         "recurrent": "normlib.networks.recurrent:RecurrentClassifier",

@@ -46,6 +46,9 @@ TINY = {
         wrong={"depth": 12},
         says="plans for 11",
     ),
+    "densenet": Tiny(
+        {"stages": [1, 1], "growth": 32, "in_channels": 1, "classes": 5}, IMAGE, wrong={"growth": 0}, says="all positive"
+    ),
     "resnet": Tiny(
         {"stages": [1, 1], "width": 32, "in_channels": 1, "classes": 5}, IMAGE, wrong={"stages": []}, says="blocks of each"
     ),
