@@ -47,7 +47,7 @@ TINY = {
         says="plans for 11",
     ),
     "densenet": Tiny(
-        {"stages": [1, 1], "growth": 32, "in_channels": 1, "classes": 5}, IMAGE, wrong={"growth": 0}, says="all positive"
+        {"stages": [2, 1], "growth": 32, "in_channels": 1, "classes": 5}, IMAGE, wrong={"growth": 0}, says="all positive"
     ),
     "resnet": Tiny(
         {"stages": [1, 1], "width": 32, "in_channels": 1, "classes": 5}, IMAGE, wrong={"stages": []}, says="blocks of each"
