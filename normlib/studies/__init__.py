@@ -105,6 +105,15 @@ STUDIES = Registry(
         "lubana2021.training": "normlib.studies.unified.lubana2021_training:training",
         "lubana2021.stability": "normlib.studies.unified.lubana2021_stability:stability",
         "lubana2021.small_batch": "normlib.studies.unified.lubana2021_small_batch:small_batch",
+        # 6 Skip connections, normalizer-free networks
+        "hoedt2022.moments": "normlib.studies.normalizer_free.hoedt2022_moments:moments",
+        "hoedt2022.fig4": "normlib.studies.normalizer_free.hoedt2022_fig4:figure4",
+        "hoedt2022.fig5": "normlib.studies.normalizer_free.hoedt2022_fig5:figure5",
+        "hoedt2022.gradient_centering": "normlib.studies.normalizer_free.hoedt2022_gradient_centering:centering",
+        "notes.parts_of_ws": "normlib.studies.normalizer_free.parts_of_ws:parts",
+        "labatie2021.power": "normlib.studies.normalizer_free.labatie2021:power",
+        "brock2021a.spp": "normlib.studies.normalizer_free.brock2021a_spp:spp",
+        "xiong2020.order": "normlib.studies.normalizer_free.xiong2020:order",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
