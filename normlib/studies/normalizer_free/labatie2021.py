@@ -118,9 +118,9 @@ def _(table):
     between = deepest(table, "between").median()
     return Drawing(
         figure,
-        caption="Random networks before training, no SGD. The power of each normalized map, before scale and shift, in three parts; "
-        f"median of the seeds. At layer {table.layer.max()} the means of the channels hold {number(end['layer'])} of the power with "
-        f"layer norm, {number(end['group:size=16'])} with group norm, {number(end['layer + weights'])} with layer norm and "
+        caption="Random networks before training, no SGD. The power of each normalized map, before scale and shift, in three "
+        f"parts; median of the seeds. At layer {table.layer.max()} the means of the channels hold {number(end['layer'])} of the power "
+        f"with layer norm, {number(end['group:size=16'])} with group norm, {number(end['layer + weights'])} with layer norm and "
         f"standardized weights, {number(end['layer + proxy'])} with layer norm and a proxy, none with batch norm. The differences "
         f"between images hold {number(between['batch'])} with batch norm, none with instance norm. Statistic batch of batch norm: "
         f"all {table.images.iloc[0]} images.",
