@@ -28,7 +28,7 @@ FULL = {"width": 64, "side": 224, "samples": 256}
 figure4 = Study(
     "hoedt2022.fig4",
     item="Fig 4",
-    title="Without normalization the variance doubles from block to block; batch norm adds the same amount and starts anew in each stage",
+    title="Without normalization the variance multiplies; batch norm adds the same in each block and starts anew in each stage",
     kind="init",
     vary={"arm": ["none", "batch"], "padding": PADDINGS},
     quick=QUICK,
@@ -97,9 +97,9 @@ def _(table):
         "variance behind each block, variance at the end of its branch; vertical lines: stages. Without a norm the variance "
         f"goes from {number(plain.iloc[0])} to {number(plain.iloc[-1])}; under BN a branch puts out {number(slope.min())} to "
         f"{number(slope.max())} in every block (closed form: 1 − 1/π = {number(1 - 1 / np.pi)}). BN's variance is "
-        f"{number(100 * to_published(table, 'batch', 'variance').median())} % from the published curve in the mean over blocks (zero "
-        "padding), and with circular padding never "
-        f"more than {number(100 * to_form(table, 'batch', 'variance').median())} % from the closed form.",
+        f"{number(100 * to_published(table, 'batch', 'variance').median())} % from the published curve in the mean over blocks "
+        "(zero padding), and with circular padding never more than "
+        f"{number(100 * to_form(table, 'batch', 'variance').median())} % from the closed form.",
         alt="Six panels against sixteen blocks: squared mean, variance, residual variance. Top, log axis, without norm growing "
         "exponentially and with batch norm. Bottom, batch norm alone: saw-teeth and a constant. Crosses: published.",
     )
@@ -108,12 +108,13 @@ def _(table):
 @figure4.claim(
     "exponential",
     "Without normalization the variance grows exponentially with the blocks.",
-    criterion="zero padding, no norm: variance behind a block over that behind the block before, the smallest of the fifteen; at least 1.5 "
-    "(linear growth would come down to 16/15)",
+    criterion="zero padding, no norm: variance behind a block over that behind the block before, the smallest of the fifteen; at "
+    "least 1.5 (linear growth would come down to 16/15)",
 )
 def _(table):
     steps = factors(curves(table, "none", "variance"))
-    said = f"largest {number(steps.max(axis=1).median())}; published {number(_published_steps().min())} to {number(_published_steps().max())}"
+    post = _published_steps()
+    said = f"largest {number(steps.max(axis=1).median())}; published {number(post.min())} to {number(post.max())}"
     return judge_effect("factor per block, smallest", steps.min(axis=1), claimed=(1.5, np.inf), null=1, note=said)
 
 
@@ -125,7 +126,8 @@ def _published_steps() -> np.ndarray:
 @figure4.claim(
     "linear",
     "With batch normalization the variance grows linearly inside a stage.",
-    criterion="zero padding: what a block adds to the variance differs from the mean over its stage by at most 10 %; the largest difference",
+    criterion="zero padding: what a block adds to the variance differs from the mean over its stage by at most 10 %; the largest "
+    "difference",
 )
 def _(table):
     return judge_effect("largest relative difference", unevenness(table), claimed=(0, 0.1), null=np.nan)
@@ -134,8 +136,8 @@ def _(table):
 @figure4.claim(
     "reset",
     "At the transition to a new stage the variance is reset.",
-    criterion="zero padding, BN: variance behind the first block of stages 2 to 4 over that behind the last block before: the largest of the "
-    "three; at most 0.6 (closed forms: 0.5, 0.4, 0.29)",
+    criterion="zero padding, BN: variance behind the first block of stages 2 to 4 over that behind the last block before: the "
+    "largest of the three; at most 0.6 (closed forms: 0.5, 0.4, 0.29)",
 )
 def _(table):
     drops = factors(curves(table, "batch", "variance"))[first_blocks()]

@@ -92,24 +92,25 @@ def _(table):
     he = curves(table, "nf_he", "squared_mean").median()
     return Drawing(
         figure,
-        caption=f"{setup_in_words(table)}. Squared mean and variance behind each block, variance at the end of its branch before it is "
-        "scaled and added; NF with α = 1. **Top** With He's weights the squared mean of NF is "
-        f"{number(he.min())} to {number(he.max())}, that of BN at most {number(curves(table, 'batch', 'squared_mean').median().max())}. "
+        caption=f"{setup_in_words(table)}. Squared mean and variance behind each block, variance at the end of its branch before "
+        "it is scaled and added; NF with α = 1. **Top** With He's weights the squared mean of NF is "
+        f"{number(he.min())} to {number(he.max())}, that of BN at most "
+        f"{number(curves(table, 'batch', 'squared_mean').median().max())}. "
         f"**Bottom** With scaled weight standardization (WS) it is at most "
-        f"{number(curves(table, 'nf_scaled', 'squared_mean').median().max())}. The last branch puts out {number(zeros)} with zero "
-        f"padding and {number(circular)} with circular padding (the post: 0.90). With circular padding NF's variance is at most "
-        f"{number(100 * apart(table, 'batch_after').median())} % from BN behind ReLU with weights of variance 1/N, and up to "
+        f"{number(curves(table, 'nf_scaled', 'squared_mean').median().max())}. The last branch puts out {number(zeros)} with "
+        f"zero padding and {number(circular)} with circular padding (the post: 0.90). With circular padding NF's variance is at "
+        f"most {number(100 * apart(table, 'batch_after').median())} % from BN behind ReLU with weights of variance 1/N, and up to "
         f"{number(100 * apart(table, 'batch').median())} % from BN before ReLU.",
-        alt="Six panels against sixteen blocks: squared mean, variance, residual variance. Top, batch norm and NF with He's weights. "
-        "Bottom, two orders of batch norm and NF with scaled weight standardization, zero and circular padding. Crosses: published.",
+        alt="Six panels against sixteen blocks: squared mean, variance, residual variance. Top, batch norm and NF with He's "
+        "weights. Bottom, two orders of batch norm and NF with scaled weight standardization, two paddings. Crosses: published.",
     )
 
 
 @figure5.claim(
     "scaling",
     "The scaling of NF by itself, with He's weights, brings the variance back to the saw-teeth of batch normalization.",
-    criterion="zero padding: variance of NF with He's weights over that of BN, or its inverse, at most 2 behind every block (without either "
-    "norm the ratio reaches thousands); the largest",
+    criterion="zero padding: variance of NF with He's weights over that of BN, or its inverse, at most 2 behind every block "
+    "(without a norm and without the scaling the ratio reaches thousands); the largest",
 )
 def _(table):
     ratio = np.log2(curves(table, "nf_he", "variance") / curves(table, "batch", "variance")).abs().max(axis=1)
@@ -132,7 +133,8 @@ def _(table):
 @figure5.claim(
     "centered",
     "Centering and scaling the weights removes this mean.",
-    criterion="zero padding: squared mean of NF with scaled weight standardization at most 5 % of its variance behind every block; the largest",
+    criterion="zero padding: squared mean of NF with scaled weight standardization at most 5 % of its variance behind every block; "
+    "the largest",
 )
 def _(table):
     shares = mean_share(table, "nf_scaled").max(axis=1)
@@ -143,7 +145,8 @@ def _(table):
 @figure5.claim(
     "unit-branches",
     "Branches with scaled weights put out a variance of 1.",
-    criterion="zero padding, as in the post's figure: residual variance within 0.1 of 1 in every block, as its curve is; the largest distance",
+    criterion="zero padding, as in the post's figure: residual variance within 0.1 of 1 in every block, as its curve is; the "
+    "largest distance",
 )
 def _(table):
     said = f"circular padding: {number(off_one(table, 'circular').median())}"
@@ -153,20 +156,21 @@ def _(table):
 @figure5.claim(
     "order",
     "What is left between NF and the post's baseline is the order of the baseline: NF imitates ReLU, BN, convolution.",
-    criterion="circular padding: variance of NF with scaled weights within 6 % of BN behind ReLU with weights of variance 1/N, behind every "
-    "block; the largest distance (books and stem differ by 5 %: the pooling puts out 1.05, the books say 1)",
+    criterion="circular padding: variance of NF with scaled weights within 6 % of BN behind ReLU with weights of variance 1/N, "
+    "behind every block; the largest distance (books and stem differ by 5 %: the pooling puts out 1.05, the books say 1)",
     by="notes",
 )
 def _(table):
-    said = f"from BN before ReLU: {number(apart(table, 'batch').median())}; with zero padding {number(apart(table, 'batch_after', 'zeros').median())}"
+    zeros = apart(table, "batch_after", "zeros").median()
+    said = f"from BN before ReLU: {number(apart(table, 'batch').median())}; with zero padding {number(zeros)}"
     return judge_effect("largest relative distance", apart(table, "batch_after"), claimed=(0, 0.06), null=np.nan, note=said)
 
 
 @figure5.claim(
     "kernel",
     "How wrong the mean is with He's weights follows from the arc-cosine kernel.",
-    criterion="circular padding: squared mean and variance of NF with He's weights within 10 % of the recursion in the mean over blocks; the "
-    "larger of the two",
+    criterion="circular padding: squared mean and variance of NF with He's weights within 10 % of the recursion in the mean over "
+    "blocks; the larger of the two",
     by="notes",
 )
 def _(table):

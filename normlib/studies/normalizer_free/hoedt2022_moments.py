@@ -30,7 +30,7 @@ SUMS = {"sum": (1.0, 1.0), "scaled_sum": (0.5**0.5, 0.5**0.5), "small": (1.0, SM
 moments = Study(
     "hoedt2022.moments",
     item="Skip Connections, Moment Control",
-    title="Of five ways to skip a layer, only the plain sum makes the variance explode; ReLU moves the mean in all of them",
+    title="Five ways to skip a layer: a plain sum doubles the mean square, an untrained gate shrinks it, and ReLU moves every mean",
     kind="init",
     vary={"skip": list(JOINS), "weights": list(WEIGHTS)},
     quick={"depth": 8, "width": 32, "growth": 8, "samples": 16, "side": 8},
@@ -150,20 +150,22 @@ def _(table):
         bottom.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0, 0].set_ylabel("variance $\\sigma^2$ (log)")
     axes[1, 0].set_ylabel("$\\mu^2 / (\\mu^2 + \\sigma^2)$")
-    axes[0, 1].legend(loc="upper left", fontsize=8.5)
+    figure.legend(
+        *axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=len(JOINS), fontsize=9, handletextpad=0.1
+    )
     note(axes[1, 1], "lines: closed forms", 0.97, 0.9, ha="right", va="top", fontsize=8.5)
     he, scaled = (at_end(table, "variance", weights).median() for weights in WEIGHTS)
     shares = (at_end(table, "squared_mean", "he") / at_end(table, "square", "he")).median()
     return Drawing(
         figure,
-        caption=f"Standard normal maps sent through {depth} untrained blocks; branches of ReLU and 3×3 convolutions, circular padding; "
-        f"one forward pass with {int(table.samples.iloc[0])} samples, no statistic in the network, no updates. **Top** Variance "
-        "of a channel over samples and positions, mean over channels. Behind the last block it is, with He's weights and with "
-        f"scaled weight standardization: sum {number(he['sum'])} and {number(scaled['sum'])}; sum over √2 "
+        caption=f"Standard normal maps sent through {depth} untrained blocks; branches of ReLU and 3×3 convolutions, circular "
+        f"padding; one forward pass with {int(table.samples.iloc[0])} samples, no statistic in the network, no updates. **Top** "
+        "Variance of a channel over samples and positions, mean over channels. Behind the last block it is, with He's weights and "
+        f"with scaled weight standardization: sum {number(he['sum'])} and {number(scaled['sum'])}; sum over √2 "
         f"{number(he.scaled_sum)} and {number(scaled.scaled_sum)}; branch times {SMALL:g} {number(he.small)} and "
-        f"{number(scaled.small)}; concatenation {number(he.concat)} and {number(scaled.concat)}; gate of bias {BIAS:g} "
-        f"{number(he.gate)} and {number(scaled.gate)}. **Bottom** Share of the squared mean of a channel in its mean square: at the "
-        f"end {number(shares.min())} to {number(shares.max())} with He's weights, and none where rows are centered.",
+        f"{number(scaled.small)}; concatenation {number(he.concat)} and {number(scaled.concat)}; gate of bias {number(BIAS)} "
+        f"{number(he.gate)} and {number(scaled.gate)}. **Bottom** Share of the squared mean of a channel in its mean square: at "
+        f"the end {number(shares.min())} to {number(shares.max())} with He's weights, and none where rows are centered.",
         alt="Four panels against block, He's weights left, scaled weight standardization right. Top, variance on a log axis for "
         "sum, scaled sum, small branch, concatenation, gate. Bottom, share of the squared mean. Closed forms as lines.",
     )
@@ -185,7 +187,8 @@ def _(table):
 @moments.claim(
     "drifts",
     "It also moves the mean: channels drift away from zero.",
-    criterion="plain sum, He's weights: squared mean behind a block over that behind the block before, smallest over blocks; at least 1.1",
+    criterion="plain sum, He's weights: squared mean behind a block over that behind the block before, smallest over blocks; "
+    "at least 1.1",
 )
 def _(table):
     chosen = table[(table.skip == "sum") & (table.weights == "he")]
@@ -209,8 +212,8 @@ def _(table):
 @moments.claim(
     "root-two-he",
     "With He's weights it does not: the mean square stays, and the mean takes it over.",
-    criterion="variance behind the last block at most half of the input's; and the mean square within 20 % of the input's: the variance "
-    "counts, infinite if the mean square is not",
+    criterion="variance behind the last block at most half of the input's; and the mean square within 20 % of the input's: the "
+    "variance counts, infinite if the mean square is not",
     by="notes",
 )
 def _(table):
@@ -222,16 +225,17 @@ def _(table):
 
 @moments.claim(
     "bounded",
-    "Concatenation and gates need no such control: the mean square does not grow.",
+    "Concatenation and gates need no control against growth: the mean square does not rise.",
     criterion="mean square behind every block at most 1.1 times the input's, for concatenation and for the gate, with either kind "
     "of weights: the largest of the four arms counts",
     by="notes",
 )
 def _(table):
-    largest = (
-        table[table.skip.isin(["concat", "gate"])].groupby(["seed", "skip", "weights"]).square.max().unstack(["skip", "weights"])
-    )
-    return judge_effect("mean square, largest", largest.max(axis=1), claimed=(0, 1.1), null=np.nan)
+    runs = table[table.skip.isin(["concat", "gate"])]
+    largest = runs.groupby(["seed", "skip", "weights"]).square.max().unstack(["skip", "weights"])
+    ends = [number(at_end(table, "square", weights).gate.median()) for weights in WEIGHTS]
+    said = f"behind the last gate it is {' and '.join(ends)}: the gate shrinks what passes"
+    return judge_effect("mean square, largest", largest.max(axis=1), claimed=(0, 1.1), null=np.nan, note=said)
 
 
 @moments.claim(
