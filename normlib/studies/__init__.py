@@ -113,7 +113,11 @@ STUDIES = Registry(
         "notes.parts_of_ws": "normlib.studies.normalizer_free.parts_of_ws:parts",
         "labatie2021.power": "normlib.studies.normalizer_free.labatie2021:power",
         "brock2021a.spp": "normlib.studies.normalizer_free.brock2021a_spp:spp",
+        "brock2021a.mean_shift": "normlib.studies.normalizer_free.brock2021a_mean_shift:mean_shift",
+        "brock2021a.gains": "normlib.studies.normalizer_free.brock2021a_gains:gains",
         "xiong2020.order": "normlib.studies.normalizer_free.xiong2020:order",
+        "zhu2025.dyt": "normlib.studies.normalizer_free.zhu2025_dyt:dyt",
+        "zhu2025.replaces_bn": "normlib.studies.normalizer_free.zhu2025_bn:replaces_bn",
         # What the drafts say
         "seed000.conditioning": "normlib.studies.drafts.seed000:conditioning",
         "seed001.batch": "normlib.studies.drafts.seed001_batch:batch",
