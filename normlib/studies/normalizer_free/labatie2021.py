@@ -119,11 +119,11 @@ def _(table):
     return Drawing(
         figure,
         caption="Random networks before training, no SGD. The power of each normalized map, before scale and shift, in three "
-        f"parts; median of the seeds. At layer {table.layer.max()} the means of the channels hold {number(end['layer'])} of the power "
-        f"with layer norm, {number(end['group:size=16'])} with group norm, {number(end['layer + weights'])} with layer norm and "
-        f"standardized weights, {number(end['layer + proxy'])} with layer norm and a proxy, none with batch norm. The differences "
-        f"between images hold {number(between['batch'])} with batch norm, none with instance norm. Statistic batch of batch norm: "
-        f"all {table.images.iloc[0]} images.",
+        f"parts; median of the seeds. At layer {table.layer.max()} the means of the channels hold {number(end['layer'])} of the "
+        f"power with layer norm, {number(end['group:size=16'])} with group norm, {number(end['layer + weights'])} with layer "
+        f"norm and standardized weights, {number(end['layer + proxy'])} with layer norm and a proxy, none with batch norm. The "
+        f"differences between images hold {number(between['batch'])} with batch norm, none with instance norm. Statistic batch "
+        f"of batch norm: all {table.images.iloc[0]} images.",
         alt="Six stacked panels, one a norm: shares of power in channel means, between images and within images, against the "
         "layer, for batch, instance, group and layer norm, layer norm with standardized weights, and with a proxy.",
     )

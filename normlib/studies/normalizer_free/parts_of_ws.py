@@ -158,12 +158,12 @@ def _(table):
     return Drawing(
         figure,
         caption="A normalizer-free ResNet without parts of its scaled weight standardization. **Left** Share of the power of "
-        "branch outputs that lies in the means of channels, before training (open) and after (filled), mean over blocks: at the start "
-        f"{number(100 * start[WHOLE])} % with all three, {number(100 * start['scale + gain'])} % not centered. **Middle** "
-        "Accuracy on held-out images, which chose the rates, median of the seeds; where a line ends, a run diverged. **Right** "
-        f"Points of test accuracy behind all three: {words}. Rates: {rates_in_words(rates, NAMES)}"
-        f"{ends_in_words([NAMES[arm] for arm in at_ends(table, ['parts'], rates)])}. No statistics of batches; SGD batch {BATCH}, "
-        f"{table.steps.iloc[0]} steps; {RECIPE}.",
+        "branch outputs that lies in the means of channels, before training (open) and after (filled), mean over blocks: at "
+        f"the start {number(100 * start[WHOLE])} % with all three, {number(100 * start['scale + gain'])} % not centered. "
+        "**Middle** Accuracy on held-out images, which chose the rates, median of the seeds; where a line ends, a run diverged. "
+        f"**Right** Points of test accuracy behind all three: {words}. Rates: {rates_in_words(rates, NAMES)}"
+        f"{ends_in_words([NAMES[arm] for arm in at_ends(table, ['parts'], rates)])}. No statistics of batches; SGD batch "
+        f"{BATCH}, {table.steps.iloc[0]} steps; {RECIPE}.",
         alt="Left: share of power in the channel means before and after training, for five sets of parts. Middle: validation "
         "accuracy against the learning rate. Right: test accuracy at each one's rate.",
     )
