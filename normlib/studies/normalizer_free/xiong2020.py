@@ -14,7 +14,7 @@ from normlib.lab import Drawing, Study, judge_effect, judge_identity, number
 from normlib.networks import ViT
 from normlib.probes import gradient_statistics, reduce_activations
 from normlib.studies.common.arms import side_by_side
-from normlib.studies.common.looks import BLUE, GREEN, VERMILION, median_and_band, note, subplots
+from normlib.studies.common.looks import BLUE, GREEN, VERMILION, median_and_band, subplots
 
 ORDERS = {"post": ("Post-LN", VERMILION, "s"), "pre": ("Pre-LN", BLUE, "o"), "peri": ("Peri-LN", GREEN, "^")}
 SIDE, PATCH, CLASSES = 16, 4, 10  # noise images of 16×16×3 pixels: 16 tokens
@@ -116,11 +116,11 @@ def _(table):
         last = runs[(runs.block == runs.depth) & (runs.scale == 1)]
         median_and_band(axes[2], last, "depth", "gradient", color=color, marker=marker)
     axes[0].set(yscale="log", xlabel="block", ylabel="mean square of the stream")
-    note(axes[0], "dotted: weights × 3", 0.04, 0.93, fontsize=8.5)
-    axes[1].set(yscale="log", xlabel="block", ylabel="norm of the gradient\nof the last matrix of the block")
-    axes[1].legend(fontsize=8, loc="lower right")
+    axes[0].set_title("dotted: weights × 3", fontsize=9)
+    axes[1].set(xlabel="block", ylabel="gradient, last matrix of block", ylim=(0, None))
+    axes[1].legend(fontsize=8, loc="upper right")
     depths = sorted(table.depth.unique())
-    axes[2].set(xscale="log", yscale="log", xlabel="number of blocks", ylabel="the same, last block")
+    axes[2].set(xscale="log", xlabel="number of blocks", ylabel="the same, last block", ylim=(0, None))
     axes[2].set_xticks(depths, [str(depth) for depth in depths])
     axes[2].xaxis.set_minor_locator(NullLocator())
     ratios, slopes, swollen = end_over_start(table).median(), exponents(table), swelling(table).median()

@@ -81,7 +81,7 @@ def _(table):
     by_rate.set(xscale="log", xlabel="learning rate", ylabel="held-out accuracy (%)")
     by_rate.set_xticks(ticks, [number(rate) for rate in ticks])
     by_rate.xaxis.set_minor_locator(NullLocator())
-    by_rate.legend(fontsize=8.5, loc="lower left")
+    by_rate.legend(fontsize=8.5)
     tested.set_xticks(range(len(LOOKS)), [NAMES[norm] for norm in LOOKS])
     tested.set(ylabel="test accuracy (%)", xlim=(-0.5, len(LOOKS) - 0.5))
     said = ", ".join(f"{NAMES[norm]} {scores[norm].median():.1f} %" for norm in LOOKS)

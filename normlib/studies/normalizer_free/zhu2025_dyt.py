@@ -15,7 +15,7 @@ from normlib.probes import reduce_activations
 from normlib.probes.propagation import saturation
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import GRAY, INK, OLIVE, median_and_band, norm_color, subplots
-from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
 from normlib.training import Update, accuracy, train
 
 SCALING = "scaling"  # dynamic tanh without the tanh
@@ -155,9 +155,9 @@ def _(table):
     axes[2].set(ylabel="share of saturated values")
     axes[1].legend(fontsize=8)
     held = int(table.validation.iloc[0])
-    median, ends = scores.median(), at_ends(table, ["norm", "train"], rates)
+    median, ends = scores.median(), {arm[0] for arm in at_ends(table, ["norm", "train"], rates)}
     said = "; ".join(f"{NAMES[n]} {median[n, few]:.1f} and {median[n, many]:.1f} %" for n in NAMES)
-    names = {(norm, size): f"{NAMES[norm]} on {size - held:,}" for norm, size in rates}
+    chosen = ", ".join(f"{NAMES[n]} {number(rates[n, few])} and {number(rates[n, many])}" for n in NAMES)
     final = through[(through.step == through.step.max()) & (through.norm == "dyt")].groupby("train").saturated.median()
     return Drawing(
         figure,
@@ -165,7 +165,7 @@ def _(table):
         f"{many - held:,} (filled, solid). **Left** Median test accuracies, each arm at its rate: {said}. **Middle, right** The "
         f"layers' median of slope times input deviation, and of the share of values with |tanh| or |erf| from 0.9; at the end DyT "
         f"saturates {100 * final[few]:.2g} % with few images and {100 * final[many]:.2g} % with many. Rates, by held-out images: "
-        f"{rates_in_words(rates, names)}{ends_in_words([names[arm] for arm in ends])}.",
+        f"{chosen}{ends_in_words([NAMES[norm] for norm in NAMES if norm in ends])}.",
         alt="Left: test accuracy of five kinds of layer in a vision transformer, with few and many training images. Middle: slope "
         "times input deviation through training for DyT and Derf. Right: their share of saturated values.",
     )
@@ -223,7 +223,7 @@ def _(table):
     "data-poor",
     "Dynamic tanh compares better with layer norm when images are few: it acts as a regularizer.",
     criterion="each at its best rate: test accuracy of DyT less that of LN on the smaller set, less that on the larger, above 0",
-    by="notes",
+    by="verma2026",
 )
 def _(table):
     scores, (few, many) = accuracies(table), sizes(table)
