@@ -165,7 +165,8 @@ def _(table):
         f"{number(he.scaled_sum)} and {number(scaled.scaled_sum)}; branch times {SMALL:g} {number(he.small)} and "
         f"{number(scaled.small)}; concatenation {number(he.concat)} and {number(scaled.concat)}; gate of bias {number(BIAS)} "
         f"{number(he.gate)} and {number(scaled.gate)}. **Bottom** Share of the squared mean of a channel in its mean square: at "
-        f"the end {number(shares.min())} to {number(shares.max())} with He's weights, and none where rows are centered.",
+        f"the end {number(shares.min())} to {number(shares.max())} with He's weights, the same for the sum and the sum "
+        "over √2, and none where rows are centered.",
         alt="Four panels against block, He's weights left, scaled weight standardization right. Top, variance on a log axis for "
         "sum, scaled sum, small branch, concatenation, gate. Bottom, share of the squared mean. Closed forms as lines.",
     )
