@@ -133,7 +133,7 @@ def _(c, seed):
     return {
         **start,
         "train_loss": float(run.loss[-c.steps // 6 :].mean()),
-        "validation": accuracy(net, images.x_test, images.y_test, statistics="eval"),
+        "held_out": accuracy(net, images.x_test, images.y_test, statistics="eval"),
         "accuracy": accuracy(net, tests.x_test, tests.y_test, statistics="eval"),
         "step": [0, *looks],
         "mean": [start["start"], *run.probes["mean"]],
@@ -149,7 +149,7 @@ PLAIN, SHIFT, CENTERED = "nf", "nf + shift", "nf + shift + centering"
 
 def kept(table):
     """Return the runs of each arm at its rate, and the rates."""
-    runs, rates = tuned(table, ["arm"], "validation")
+    runs, rates = tuned(table, ["arm"], "held_out")
     return runs, {arm: rate * SLOWER.get(arm, 1.0) for arm, rate in rates.items()}
 
 
@@ -191,7 +191,7 @@ def _(table):
     names = {arm: name for arm, (name, _) in ARMS.items()}
     at_start, grown = scores.groupby("arm")[["start", "start_scale"]].median(), last(table).median()
     difference = gains(table)
-    ends = ends_in_words([names[arm] for arm in at_ends(table, ["arm"], tuned(table, ["arm"], "validation")[1])])
+    ends = ends_in_words([names[arm] for arm in at_ends(table, ["arm"], tuned(table, ["arm"], "held_out")[1])])
     return Drawing(
         figure,
         caption="**Left** Share of a gradient's power that lies in the means of its channels, which batch norm takes out: before "

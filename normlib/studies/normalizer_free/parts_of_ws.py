@@ -106,7 +106,7 @@ def _(c, seed):
         **start,
         **{f"{name}_end": value for name, value in moments(net, images.x_train[:256]).items()},
         "train_loss": float(run.loss[-c.steps // 6 :].mean()),
-        "validation": accuracy(net, images.x_test, images.y_test, statistics="eval"),
+        "held_out": accuracy(net, images.x_test, images.y_test, statistics="eval"),
         "accuracy": accuracy(net, tests.x_test, tests.y_test, statistics="eval"),
     }
 
@@ -118,7 +118,7 @@ def _(c, seed):
 
 def best(table):
     """Return the runs of each arm at its rate, and the rates."""
-    return tuned(table, ["parts"], "validation")
+    return tuned(table, ["parts"], "held_out")
 
 
 def loss_of(table, left_out: str):
@@ -136,7 +136,7 @@ def _(table):
         own, color = runs[runs.parts == arm], COLORS[arm]
         means.plot(100 * own.means, [row] * len(own), "o", color=color, mfc="none")
         means.plot(100 * own.means_end, [row] * len(own), "o", color=color)
-        grid = table[table.parts == arm].groupby("rate").validation.median()
+        grid = table[table.parts == arm].groupby("rate").held_out.median()
         course.plot(grid.index, 100 * grid, "o-" if arm != "none" else "s--", color=color, label=name)
         end.plot(100 * own.accuracy, [row] * len(own), "o", color=color, mfc="none")
         end.plot(100 * own.accuracy.median(), row, "|", color=color, markersize=14, mew=2)
