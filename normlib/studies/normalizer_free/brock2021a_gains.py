@@ -28,7 +28,7 @@ gains = Study(
 
 
 def recipe(activation: str, draws: int, generator: torch.Generator) -> list[float]:
-    """Estimate the gain by sampling, several times: the biased variance of each of 1024 vectors of 256 normal numbers, their mean."""
+    """Estimate the gain by sampling, several times: biased variances of 1024 vectors of 256 normal numbers, their mean."""
     function, found = make_activation(activation), []
     for _ in range(draws):
         found.append(float(function(torch.randn(VECTORS, LENGTH, generator=generator)).var(1, correction=0).mean()) ** -0.5)
@@ -92,19 +92,22 @@ def _distances(table):
 def _(table):
     figure, (left, right) = subplots(1, 2, height=3.6)
     rows = _rows(table).groupby("activation", sort=False).median(numeric_only=True)
-    for at, (name, row) in enumerate(rows.iterrows()):
+    for at, (_, row) in enumerate(rows.iterrows()):
         spread = 100 * 2 * row.recipe_spread / row.gamma
         left.errorbar(100 * (row.recipe / row.gamma - 1), at, xerr=spread, color=INK, fmt="|", elinewidth=1, markersize=7)
         left.plot(100 * (row.released / row.gamma - 1), at, "o", color=ORANGE, markersize=5, zorder=3)
     left.axvline(0, color=norm_color("scaled_weight"), linewidth=1.4)
     left.set(xlabel="above the integral, in %", ylim=(len(rows) + 0.6, -0.6))
     left.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows.index], fontsize=8.5)
-    note(left, "● released   | recipe ± 2 spreads", 0.98, 0.01, ha="right", fontsize=8)
+    note(left, "● released", 0.02, 0.015, color=ORANGE, fontsize=8.5)
+    note(left, "| recipe ± 2 spreads", 0.98, 0.015, ha="right", fontsize=8.5)
+    lower = {"relu": -10, "gelu": -1}  # points, so that two labels do not meet
     for name, color in (("relu", INK), ("gelu", ORANGE), ("silu", norm_color("scaled_weight")), ("tanh", BLUE)):
         curve = table[(table.activation == name) & (table.seed == table.seed.min())]
         right.plot(curve.scale, curve.code, "o-", color=color, markersize=4)
+        place = (4, lower.get(name, -3))
         right.annotate(
-            name, (curve.scale.iloc[-1], curve.code.iloc[-1]), (4, -3), textcoords="offset points", color=color, fontsize=9
+            name, (curve.scale.iloc[-1], curve.code.iloc[-1]), place, textcoords="offset points", color=color, fontsize=9
         )
     right.plot(curve.scale, curve.equation, color=INK, linewidth=0.8, linestyle=":")
     right.set(xlabel="standard deviation β of the input", ylabel="variance, f before 1/β", ylim=(0, 1.3), xlim=(0.97, 2.32))
@@ -112,15 +115,15 @@ def _(table):
     ends = table[table.scale == max(SCALES)].groupby("activation").code.first()
     return Drawing(
         figure,
-        caption=f"**Left** The released constants are {number(off.min())} to {number(off.max())} % above the integral; the mean of the "
-        f"sampling recipe is {number(100 * (rows.recipe / rows.gamma - 1).median())} % above it (median of the activations). "
+        caption=f"**Left** The released constants are {number(off.min())} to {number(off.max())} % above the integral; the mean of "
+        f"the sampling recipe is {number(100 * (rows.recipe / rows.gamma - 1).median())} % above it (median of the activations). "
         f"**Right** Input of standard deviation β: with f(x/β) the variance is 1 (dotted), with f(x)/β it is "
-        f"{number(ends['relu'])} for ReLU, {number(ends['silu'])} for SiLU and {number(ends['tanh'])} for tanh at β = "
-        f"{max(SCALES):g}. **Not drawn** Behind {int(table.depth.iloc[0])} dense layers of {int(table.width.iloc[0])} units the "
+        f"{number(ends['relu'])} for ReLU, {number(ends['gelu'])} for GELU, {number(ends['silu'])} for SiLU and "
+        f"{number(ends['tanh'])} for tanh at β = {max(SCALES):g}. **Not drawn** Behind {int(table.depth.iloc[0])} dense layers of {int(table.width.iloc[0])} units the "
         f"variance is {number(rows.with_gain.min())} to {number(rows.with_gain.max())} with the gain; with γ = 1 it is "
         f"{number(rows.without_gain['relu'])} for ReLU.",
-        alt="Left: for twelve activations, released gain and sampled gains with their spread, in percent above the integral. Right: "
-        "variance against the standard deviation of the input for four activations when 1/β follows f.",
+        alt="Left: for twelve activations, released gain and sampled gains with their spread, in percent above the integral. "
+        "Right: variance against the standard deviation of the input for four activations when 1/β follows f.",
     )
 
 
@@ -152,8 +155,8 @@ def _(table):
 @gains.claim(
     "constants",
     "The constants of the released code are near this gain, and none of them is equal to it.",
-    criterion="each released constant is within 0.2 % of the integral, and farther from it than 0.001 %: the largest relative distance "
-    "counts, infinite if one is nearer",
+    criterion="each released constant is within 0.2 % of the integral, and farther from it than 0.001 %: the largest relative "
+    "distance counts, infinite if one is nearer",
     by="notes",
 )
 def _(table):
@@ -176,8 +179,8 @@ def _(table):
 @gains.claim(
     "order",
     "Dividing by β after the activation, as the code does, is the equation's division before it for ReLU and leaky ReLU only.",
-    criterion="the variance with f(x)/β is 1 to a relative 1e-9 at all β for these two, and differs from 1 by at least 0.5 % at some β "
-    "for every other activation: the distance of the two counts, infinite if another one agrees",
+    criterion="the variance with f(x)/β is 1 to a relative 1e-9 at all β for these two, and differs from 1 by at least 0.5 % at "
+    "some β for every other activation: the distance of the two counts, infinite if another one agrees",
     by="notes",
 )
 def _(table):

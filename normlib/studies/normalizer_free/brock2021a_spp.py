@@ -128,7 +128,7 @@ def _(table):
                 ax.plot(stage.block, stage[column], color=INK, linewidth=0.7, zorder=3)
         ax.set(ylabel=label, ylim=(0, None))
     axes[2].set(xlabel="block", ylim=(0, 1.25))
-    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, 2.42), ncols=3, fontsize=8.5, frameon=False)
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=3, fontsize=8.5, frameon=False)
     note(axes[2], "thin lines: closed forms", 0.99, 0.04, ha="right", fontsize=8.5)
     ends = {arm: _ends(table, arm).groupby("stage").median(numeric_only=True) for arm in ARMS}
     branch = table.groupby(["arm", "seed"]).residual_variance.mean().groupby("arm").median()
@@ -136,26 +136,27 @@ def _(table):
     last = {arm: ends[arm].iloc[-1] for arm in ARMS}
     return Drawing(
         figure,
-        caption=f"Noise through untrained networks of {table.block.max()} bottlenecks in four stages; train mode, every branch added "
-        "with the factor 1, maps that close up at their border unless it says zero padding. The statistic batch is all images. The "
-        f"branch puts out a variance of {number(branch['bn_relu'])} with BN before ReLU and He's weights, "
-        f"{number(branch['relu_bn'])} with ReLU before BN and weights of variance 1/fan-in, {number(branch['nf_he'])} in the NF network "
-        f"with He's weights and {number(branch['nf_ws'])} with scaled weight standardization (means over blocks). At the ends of "
-        f"the stages the squared mean is {number((he.squared_mean / he.variance).min())} to "
+        caption=f"Noise through untrained networks of {table.block.max()} bottlenecks in four stages; train mode, every branch "
+        "added with the factor 1, maps that close up at their border unless it says zero padding. The statistic batch is all "
+        "images; there is no SGD batch. "
+        f"The branch puts out a variance of {number(branch['bn_relu'])} with BN before ReLU and He's weights, "
+        f"{number(branch['relu_bn'])} with ReLU before BN and weights of variance 1/fan-in, {number(branch['nf_he'])} in the NF "
+        f"network with He's weights and {number(branch['nf_ws'])} with scaled weight standardization (means over blocks). At the "
+        f"ends of the stages the squared mean is {number((he.squared_mean / he.variance).min())} to "
         f"{number((he.squared_mean / he.variance).max())} times the variance with He's weights, "
         f"{number((ws.squared_mean / ws.variance).min())} to {number((ws.squared_mean / ws.variance).max())} with scaled weight "
-        f"standardization, whose last variance is {number(last['nf_ws'].variance)}, and {number(last['nf_ws_zeros'].variance)} with "
-        f"zero padding; ReLU before BN ends at {number(last['relu_bn'].variance)}.",
-        alt="Three panels against the block: variance and squared mean of the block's output are saws that fall back at each stage, "
-        "and the variance of the branch is level for batch norm. Five networks, with closed forms.",
+        f"standardization. The last variance is {number(last['nf_ws'].variance)} with it, "
+        f"{number(last['nf_ws_zeros'].variance)} with it and zero padding, {number(last['relu_bn'].variance)} with ReLU, BN, conv.",
+        alt="Three panels against the block: variance and squared mean of the block's output are saws that fall back at each "
+        "stage, and the variance of the branch is level for batch norm. Five networks, with closed forms.",
     )
 
 
 @spp.claim(
     "saw",
     "With BN before ReLU the variance grows linearly within a stage, by 1 − 1/π a block, and the next stage starts anew.",
-    criterion="the variance after the last block of each of the four stages, over (blocks in the stage + 1)(1 − 1/π), mean over the "
-    "stages, lies in 0.9 to 1.1",
+    criterion="the variance after the last block of each of the four stages, over (blocks in the stage + 1)(1 − 1/π), mean over "
+    "the stages, lies in 0.9 to 1.1",
 )
 def _(table):
     rows = _ends(table, "bn_relu")
@@ -166,8 +167,8 @@ def _(table):
 @spp.claim(
     "mean-grows",
     "With BN before ReLU the squared mean of the channels grows as well, by 1/π a block.",
-    criterion="the squared mean after the last block of each stage, over (blocks in the stage + 1)/π, mean over the stages, lies in "
-    "0.8 to 1.2",
+    criterion="the squared mean after the last block of each stage, over (blocks in the stage + 1)/π, mean over the stages, lies "
+    "in 0.8 to 1.2",
 )
 def _(table):
     rows = _ends(table, "bn_relu")
@@ -178,8 +179,9 @@ def _(table):
 @spp.claim(
     "other-order",
     "With ReLU before BN the mean does not grow, and each branch puts out a variance of 1 instead of 0.68.",
-    criterion="the branch's variance of this order over that of the other, mean over blocks, lies within 5 % of 1/(1 − 1/π) = 1.467, "
-    "and the squared mean stays below 1 % of the variance at the end of every stage: the ratio counts, infinite if the mean does not",
+    criterion="the branch's variance of this order over that of the other, mean over blocks, lies within 5 % of 1/(1 − 1/π) = "
+    "1.467, and the squared mean stays below 1 % of the variance at the end of every stage: the ratio counts, infinite if the "
+    "mean does not",
 )
 def _(table):
     branch = table.groupby(["seed", "arm"]).residual_variance.mean().unstack()
@@ -196,8 +198,8 @@ def _(table):
 @spp.claim(
     "he-shifts",
     "A normalizer-free network with He's weights does not follow: the squared mean overtakes the variance.",
-    criterion="the squared mean over the variance after the last block of a stage, the smallest of the four, is above 1, and the mean "
-    "over blocks of the branch's variance is below 0.9: the ratio counts, 0 if the branch is not",
+    criterion="the squared mean over the variance after the last block of a stage, the smallest of the four, is above 1, and the "
+    "mean over blocks of the branch's variance is below 0.9: the ratio counts, 0 if the branch is not",
 )
 def _(table):
     rows = _ends(table, "nf_he")
@@ -215,8 +217,8 @@ def _(table):
 @spp.claim(
     "scaled-follows",
     "With scaled weight standardization the plot of a normalizer-free network lies on that of ReLU, BN, convolution.",
-    criterion="at the end of every stage variance and squared mean differ from those of ReLU, BN, convolution by less than 20 % of its "
-    "variance, without border: the largest of the eight distances counts",
+    criterion="at the end of every stage variance and squared mean differ from those of ReLU, BN, convolution by less than 20 % of "
+    "its variance, without border: the largest of the eight distances counts",
 )
 def _(table):
     own, other = (_ends(table, arm).set_index(["seed", "stage"]) for arm in ("nf_ws", "relu_bn"))
