@@ -113,13 +113,14 @@ def _(table):
     right.set(xlabel="standard deviation β of the input", ylabel="variance, f before 1/β", ylim=(0, 1.3), xlim=(0.97, 2.32))
     off = 100 * (rows.released / rows.gamma - 1)
     ends = table[table.scale == max(SCALES)].groupby("activation").code.first()
+    names = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "tanh"}
+    said = ", ".join(f"{number(ends[key])} for {name}" for key, name in names.items())
     return Drawing(
         figure,
         caption=f"**Left** The released constants are {number(off.min())} to {number(off.max())} % above the integral; the mean of "
         f"the sampling recipe is {number(100 * (rows.recipe / rows.gamma - 1).median())} % above it (median of the activations). "
-        f"**Right** Input of standard deviation β: with f(x/β) the variance is 1 (dotted), with f(x)/β it is "
-        f"{number(ends['relu'])} for ReLU, {number(ends['gelu'])} for GELU, {number(ends['silu'])} for SiLU and "
-        f"{number(ends['tanh'])} for tanh at β = {max(SCALES):g}. **Not drawn** Behind {int(table.depth.iloc[0])} dense layers of {int(table.width.iloc[0])} units the "
+        f"**Right** Input of standard deviation β: with f(x/β) the variance is 1 (dotted), with f(x)/β it is {said} at β = "
+        f"{max(SCALES):g}. **Not drawn** Behind {int(table.depth.iloc[0])} dense layers of {int(table.width.iloc[0])} units the "
         f"variance is {number(rows.with_gain.min())} to {number(rows.with_gain.max())} with the gain; with γ = 1 it is "
         f"{number(rows.without_gain['relu'])} for ReLU.",
         alt="Left: for twelve activations, released gain and sampled gains with their spread, in percent above the integral. "
