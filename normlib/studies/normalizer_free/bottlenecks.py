@@ -57,9 +57,9 @@ def network(arm: Arm, width: int, padding: str, seed: int) -> ResNet:
         STAGES, width, "bottleneck", stem="imagenet", order=arm.order, norm=arm.norm, init=arm.init, padding_mode=padding,
         seed=seed, residual=arm.residual,
     )  # fmt: skip
-    convolution, pooling = net.stem
+    convolution, pooling = net.stem  # type: ignore[misc]
     first = net.blocks[0]
-    net.stem, first.before = nn.Sequential(convolution, first.before, pooling), nn.Identity()
+    net.stem, first.before = nn.Sequential(convolution, first.before, pooling), nn.Identity()  # type: ignore[has-type, arg-type]
     return net
 
 

@@ -24,7 +24,7 @@ FLOOR = 1e-4  # squared means below are drawn there
 figure5 = Study(
     "hoedt2022.fig5",
     item="Fig 5",
-    title="The scaling of NF stops the growth, centered weights remove the mean, and zero padding takes a little of the variance",
+    title="The scaling of NF stops the growth, centered weights remove the mean, and zero padding takes variance",
     kind="init",
     vary={"arm": ["batch", "batch_after", "nf_he", "nf_scaled"], "padding": PADDINGS},
     quick={"width": 16, "side": 64, "samples": 4},
