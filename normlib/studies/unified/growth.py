@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from normlib.lab import number
-from normlib.studies.unified.nets import normalizer
+from normlib.studies.unified.ten import normalizer
 
 
 def reflected_walk(steps: int) -> list[float]:

@@ -14,7 +14,7 @@ from normlib.probes import signal_propagation
 from normlib.studies.common.arms import images_for
 from normlib.studies.common.looks import GRAY, INK, norm_color, note, subplots
 from normlib.studies.unified.growth import arms, fits, listed, measured, reflected_walk
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 
 NETWORKS = {"plain": "no shortcuts", "v1": "version 1", "v2": "version 2", "v1 skipinit": "", "v2 skipinit": ""}
 ACTIVATIONS = [key for key, one in TEN.items() if not one.parametric]

@@ -6,7 +6,7 @@ import numpy as np
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.unified.nets import BATCH, FULL, LAPTOP, QUICK, cnn
+from normlib.studies.unified.ten import BATCH, FULL, LAPTOP, QUICK, cnn
 from normlib.studies.unified.training_drawing import curves_and_speeds, listed, name
 from normlib.studies.unified.training_runs import FAILURE, run_of
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, resnet
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, TEN, cnn, resnet
 from normlib.studies.unified.training_drawing import NAMED, curves_and_speeds, listed, name
 from normlib.studies.unified.training_runs import FAILURE, run_of
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normlib.studies.common.looks import GRAY, GRID, INK, median_and_band, norm_color, note, subplots
-from normlib.studies.unified.nets import normalizer
+from normlib.studies.unified.ten import normalizer
 
 NAMED = {"batch": "-", "layer": "-", "instance": "-", "weight": "-", "scaled_weight": "--", "none": ":"}  # in color
 SHORT = {"frn": "filter response", "scaled_weight": "scaled weights"}
