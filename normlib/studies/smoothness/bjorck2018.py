@@ -34,8 +34,8 @@ rates = Study(
     vary={"depth": DEPTHS, "norm": list(NORMS)},
     quick={
         **QUICK, "train": 320, "depth": [4, 6], "init": "he", "steps": 10, "longer": 20, "scored": 4,
-        "rates": {"batch": [0.1, 1.0], "none": [0.1, 1.0]}, "lengths": [0.1, 1.0],
-        "long": {"batch": [0.1, 1.0], "none": [0.1]},
+        "rates": {"none": [0.1, 1.0], "batch": [0.1, 1.0]}, "lengths": [0.1, 1.0],
+        "long": {"none": [0.1], "batch": [0.1, 1.0]},
     },
     laptop={**LAPTOP, **GRIDS, "depth": DEPTHS, "width": 8, "init": "he", "steps": 100, "longer": 400, "scored": 8},
     full={**FULL, **GRIDS, "vgg": None, "width": 32, "init": "he", "steps": 2_000, "longer": 15_000, "scored": 8},
