@@ -20,7 +20,7 @@ def name(key: str) -> str:
     return SHORT.get(key, normalizer(key).name)
 
 
-def listed(table: pd.DataFrame) -> str:
+def failures_in_words(table: pd.DataFrame) -> str:
     """List the normalizers with failed runs, and how many of these where it is not all; "none" if there are no such."""
     runs = table.drop_duplicates(["norm", "seed"])
     lost = runs[runs.failed == 1].groupby("norm", sort=False).size()
