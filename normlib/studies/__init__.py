@@ -101,7 +101,7 @@ STUDIES = Registry(
         "lubana2021.similarity": "normlib.studies.unified.lubana2021_similarity:similarity",
         "lubana2021.prediction": "normlib.studies.unified.lubana2021_prediction:prediction",
         "lubana2021.backward": "normlib.studies.unified.lubana2021_backward:backward",
-        "yang2019.explosion": "normlib.studies.unified.yang2019:explosion",
+        "yang2019.explosion": "normlib.studies.unified.yang2019_explosion:explosion",
         "lubana2021.training": "normlib.studies.unified.lubana2021_training:training",
         "lubana2021.stability": "normlib.studies.unified.lubana2021_stability:stability",
         "lubana2021.small_batch": "normlib.studies.unified.lubana2021_small_batch:small_batch",

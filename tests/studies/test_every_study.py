@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -79,8 +80,8 @@ def test_committed_records_are_whole_fresh_and_small(study: Study) -> None:
     for preset, records in committed.items():
         if not records:
             continue
-        trials = {(str(sorted(c.items())), s) for c, s in study.trials(preset)}
-        assert {(str(sorted(r.config.items())), r.seed) for r in records} >= trials, f"{preset} is incomplete"
+        trials = {(json.dumps(dict(c), sort_keys=True), s) for c, s in study.trials(preset)}
+        assert {(json.dumps(r.config, sort_keys=True), r.seed) for r in records} >= trials, f"{preset} is incomplete"
         assert all(study.is_fresh(r) for r in records), f"{preset} is stale: run it again"
         assert all(r.status in ("ok", "diverged") and not r.dirty and r.commit for r in records)
         assert max(len(record.to_line()) for record in records) < 20_000, "at most 60 points a curve, 5 digits a number"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from normlib.training import History, train
 from normlib.training.probing import Probe, ProbeSteps
 
 BATCH = 128  # images per update and per statistic, as in the paper
+PAPER_RATE = 0.1  # of the convolutional network in most figures of the paper
 LINEAR_RATE = 1e-6  # of the deep linear network, for a loss that is a sum
 SAMPLES = 1000  # for the deep linear network, all of them in each step
 RECIPE = f"plain SGD, {BATCH} images, a constant rate, no weight decay"
@@ -69,6 +71,11 @@ def fit(
         network, images.x_train, images.y_train, steps=steps, batch_size=BATCH, rate=rate, weight_decay=weight_decay, seed=seed,
         probe=probe, probe_steps=probe_steps,
     )  # fmt: skip
+
+
+def at_paper_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs at the paper's rate."""
+    return table[table.rate == PAPER_RATE]
 
 
 def linear_task(seed: int, device: str) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,10 @@ from normlib.layers.shapes import per_channel
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import GRAY, INK, PINK, VERMILION, median_and_band, norm_color, note, subplots
 from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
-from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, vgg
+from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, PAPER_RATE, QUICK, RECIPE, at_paper_rate, fit, vgg
 from normlib.surgery import reestimate_statistics
 from normlib.training import accuracy
 
-PAPER_RATE = 0.1
 RATES = [0.1, 0.2, 0.4]  # of the arms without norm, to give them their best; the others train at the paper's rate
 SWEPT = [0.5, 1.0, 2.0, 4.0]  # n_mu, the largest mean of a channel's shifts; the paper has 0.5
 NOISY = {amplitude: f"noisy:n_mu={amplitude:g}" for amplitude in SWEPT}
@@ -111,11 +110,6 @@ def _(c, seed):
     return {"arm": arm, "rate": float(rate), "step": steps, "learned": seen, "final": seen[-1], **scores}
 
 
-def _paper(table):
-    """Keep the runs at the paper's rate."""
-    return table[table.rate == PAPER_RATE]
-
-
 def _area(table):
     """Return the training accuracy averaged over the curve, in points: a row a seed, a column an arm."""
     return 100 * table.groupby(["seed", "arm"]).learned.mean().unstack("arm")
@@ -130,13 +124,13 @@ def _ends(runs):
 def _(table):
     kept, rates = tuned(table, ["arm"], "held_out")
     plain = kept[kept.arm.isin(PLAIN)]
-    shown = {arm: (plain if arm in ("absolute", "scaled") else _paper(table)) for arm in LOOKS}
+    shown = {arm: (plain if arm in ("absolute", "scaled") else at_paper_rate(table)) for arm in LOOKS}
     figure, (curves, sweep, tests) = subplots(1, 3, height=3.3, gridspec_kw={"width_ratios": [1.3, 1, 1.1]})
     for arm, (color, style) in LOOKS.items():
         runs = shown[arm][shown[arm].arm == arm]
         median_and_band(curves, runs, "step", "learned", color=color, linestyle=style, label=NAMES[arm])
     curves.set(xlabel="step", ylabel="training accuracy", ylim=(0, 1.02))
-    runs = _paper(table).drop_duplicates(["arm", "seed"])
+    runs = at_paper_rate(table).drop_duplicates(["arm", "seed"])
     swept = runs[runs.arm.isin(NOISY.values())]
     swept = swept.assign(amplitude=swept.arm.str.partition("=")[2].astype(float))
     median_and_band(sweep, swept, "amplitude", "final", color=INK, marker="o")
@@ -156,7 +150,7 @@ def _(table):
     for axes, title in zip((curves, sweep, tests), ("training", "end of training", "test, noise off"), strict=True):
         axes.set_title(title, fontsize=9.5)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5)
-    end = {arm: number(value) for arm, value in (100 * _ends(_paper(table))).items()}
+    end = {arm: number(value) for arm, value in (100 * _ends(at_paper_rate(table))).items()}
     best = {arm: number(value) for arm, value in (100 * _ends(plain)).items()}
     ends = [NAMES[arm] for arm in at_ends(table, ["arm"], rates) if arm in PLAIN]
     return Drawing(
@@ -184,7 +178,7 @@ def _above_chance(table, arm):
     criterion="rate 0.1: training accuracy of noisy BN (noise on) at the end at most 5 points below that of BN",
 )
 def _(table):
-    final = 100 * side_by_side(_paper(table), "arm", "final")
+    final = 100 * side_by_side(at_paper_rate(table), "arm", "final")
     return judge_effect("points, BN minus noisy BN", final["batch"] - final[NOISY[0.5]], claimed=(-np.inf, 5), null=np.nan)
 
 
@@ -195,7 +189,7 @@ def _(table):
     by="seed003",
 )
 def _(table):
-    final = 100 * side_by_side(_paper(table), "arm", "final")
+    final = 100 * side_by_side(at_paper_rate(table), "arm", "final")
     return judge_effect("points, BN minus noisy BN", final["batch"] - final[NOISY[0.5]], claimed=(0, np.inf), null=0)
 
 
@@ -205,7 +199,7 @@ def _(table):
     criterion="rate 0.1: training accuracy, averaged over the curve, at least 10 points above that without norm",
 )
 def _(table):
-    area = _area(_paper(table))
+    area = _area(at_paper_rate(table))
     best = _area(tuned(table[table.arm == "none"], ["arm"], "held_out")[0])
     note = f"against the network without norm at its best rate {number((area[NOISY[0.5]] - best['none']).median())}"
     return judge_effect("points, noisy BN minus none", area[NOISY[0.5]] - area["none"], claimed=(10, np.inf), null=0, note=note)
@@ -241,7 +235,7 @@ def _(table):
     by="notes",
 )
 def _(table):
-    final = side_by_side(_paper(table), "arm", "final") - 0.1
+    final = side_by_side(at_paper_rate(table), "arm", "final") - 0.1
     shares = {amplitude: (final[arm] / final["batch"]).median() for amplitude, arm in NOISY.items() if arm in final}
     said = ", ".join(f"{number(share)} at {amplitude:g}" for amplitude, share in shares.items())
     return judge_effect("share of BN's gain over chance", final[NOISY[4.0]] / final["batch"], claimed=(0, 0.5), null=1, note=said)
@@ -254,7 +248,7 @@ def _(table):
     by="notes",
 )
 def _(table):
-    scores = 100 * side_by_side(_paper(table), "arm", "quiet")
-    running = 100 * side_by_side(_paper(table), "arm", "running")[NOISY[0.5]]
+    scores = 100 * side_by_side(at_paper_rate(table), "arm", "quiet")
+    running = 100 * side_by_side(at_paper_rate(table), "arm", "running")[NOISY[0.5]]
     note = f"with the running averages of the noisy training it has {number(running.median())} %"
     return judge_effect("points, BN minus noisy BN", scores["batch"] - scores[NOISY[0.5]], claimed=(-3, 3), null=np.nan, note=note)

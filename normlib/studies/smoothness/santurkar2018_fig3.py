@@ -12,9 +12,9 @@ from normlib.studies.common.looks import norm_color, note, subplots
 from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, vgg
 from normlib.studies.smoothness.shifts import (
     NORMS,
+    by_rate,
     draw_layers,
     gains,
-    listed,
     phase,
     probed_steps,
     rate_in_words,
@@ -101,7 +101,7 @@ def _(table):
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     parts = {"first step": "first", "first fifth": "early", "last fifth": "late"}
     words = {
-        name: "; ".join(f"{said} {listed(read(phase(table, part)))}" for said, part in parts.items())
+        name: "; ".join(f"{said} {by_rate(read(phase(table, part)))}" for said, part in parts.items())
         for name, read in {
             "raw": lambda runs: ratios(runs, "shift"),
             "relative": lambda runs: ratios(runs, "relative_shift"),
@@ -114,7 +114,7 @@ def _(table):
         caption=f"Definition 2.1 in every layer above the lowest (thin lines; bold: the median layer), {RECIPE}, each rate given "
         f"and not tuned, statistics over the {BATCH} images of the update. Shift ‖G − G′‖ with BN over that without, medians over "
         f"layers and probes: {words['raw']}. Relative to ‖G‖: {words['relative']}. Cosine with BN less that without: "
-        f"{words['angle']}. Training loss at the end: with BN {listed(ends['batch'])}; without {listed(ends['none'])}. "
+        f"{words['angle']}. Training loss at the end: with BN {by_rate(ends['batch'])}; without {by_rate(ends['none'])}. "
         "**Bottom** The relative shift of the median layer against the training loss, without the first step.",
         alt="Two columns for two learning rates, networks with and without batch normalization. Top: the shift of each layer's "
         "gradient over training. Middle: the cosine. Bottom: the relative shift against the training loss.",
@@ -124,13 +124,13 @@ def _(table):
 def _no_smaller(table: pd.DataFrame):
     found = ratios(table, "shift")
     effect = "‖G − G′‖ with BN / without, lower of two rates"
-    return judge_effect(effect, found.min(axis=1, skipna=False), claimed=(0.5, np.inf), null=1, note=listed(found))
+    return judge_effect(effect, found.min(axis=1, skipna=False), claimed=(0.5, np.inf), null=1, note=by_rate(found))
 
 
 def _no_better(table: pd.DataFrame):
     found = gains(table)
     effect = "cosine with BN minus without, higher of two rates"
-    return judge_effect(effect, found.max(axis=1, skipna=False), claimed=(-2, ALIKE), null=np.nan, note=listed(found))
+    return judge_effect(effect, found.max(axis=1, skipna=False), claimed=(-2, ALIKE), null=np.nan, note=by_rate(found))
 
 
 @figure3.claim(

@@ -10,8 +10,8 @@ from normlib.studies.common.looks import note, subplots
 from normlib.studies.smoothness.nets import SAMPLES, fit_linear, linear_loss
 from normlib.studies.smoothness.shifts import (
     NORMS,
+    by_rate,
     draw_layers,
-    listed,
     phase,
     probed_steps,
     rate_in_words,
@@ -83,10 +83,10 @@ def _(table):
         figure,
         caption=f"The deep linear network, layers {', '.join(map(str, LAYERS))} of 25 (thin lines; bold: the median layer), full "
         f"batches of {SAMPLES} for update and statistic alike, the two rates of the paper, not tuned. Cosine without BN, median: "
-        f"{listed(cosines['none'])}; with BN: {listed(cosines['batch'])}. Lowest cosine of the median layer without BN: "
-        f"{lowest_in_words}. Shift with BN over that without: {listed(ratios(later, 'shift'))}; relative to the gradient's length: "
-        f"{listed(ratios(later, 'relative_shift'))}. Training loss at step {table.step.max()}: without BN "
-        f"{listed(typical(last, 'loss')['none'])}; with BN {listed(typical(last, 'loss')['batch'])}.",
+        f"{by_rate(cosines['none'])}; with BN: {by_rate(cosines['batch'])}. Lowest cosine of the median layer without BN: "
+        f"{lowest_in_words}. Shift with BN over that without: {by_rate(ratios(later, 'shift'))}; relative to the gradient: "
+        f"{by_rate(ratios(later, 'relative_shift'))}. Training loss at step {table.step.max()}: without BN "
+        f"{by_rate(typical(last, 'loss')['none'])}; with BN {by_rate(typical(last, 'loss')['batch'])}.",
         alt="Two columns for two learning rates of a deep linear network with and without batch normalization. Rows: the shift of "
         "the gradient of each layer over training, the shift relative to the gradient's length, the cosine.",
     )
@@ -124,7 +124,7 @@ def _(table):
 def _(table):
     found = typical(phase(table, "all").assign(cosine=lambda t: t.cosine.abs()), "cosine")["batch"]
     signed = typical(phase(table, "late"), "cosine")["batch"]
-    said = f"{listed(found)}; with its sign, in the last fifth, {listed(signed)}"
+    said = f"{by_rate(found)}; with its sign, in the last fifth, {by_rate(signed)}"
     largest = found.max(axis=1, skipna=False)
     return judge_effect("|cosine|, larger of two rates", largest, claimed=(0, 0.2), null=np.nan, note=said)
 
@@ -138,7 +138,7 @@ def _(table):
 def _(table):
     found = ratios(phase(table, "all"), "shift")
     losses = ratios(table[table.step == table.step.max()], "loss")
-    said = f"{listed(found)}; losses at the end {listed(losses)}"
+    said = f"{by_rate(found)}; losses at the end {by_rate(losses)}"
     effect = "‖G − G′‖ with BN / without, lower of two rates"
     return judge_effect(effect, found.min(axis=1, skipna=False), claimed=(1, np.inf), null=1, note=said)
 

@@ -11,13 +11,12 @@ from normlib.probes import record_activations
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import BLUE, GRAY, GREEN, OLIVE, ORANGE, median_and_band, note, subplots
 from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
-from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, vgg
+from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, PAPER_RATE, QUICK, RECIPE, at_paper_rate, fit, vgg
 from normlib.training import accuracy
 
 LP = ["lp:p=1", "lp:p=2", "lp:p=inf"]
 NAMES = {"none": "no norm", "batch": "BN", "lp:p=1": "L1", "lp:p=2": "L2", "lp:p=inf": "L∞"}
 LOOKS = {"none": (GRAY, "-"), "batch": (BLUE, "-"), "lp:p=1": (ORANGE, "--"), "lp:p=2": (OLIVE, ":"), "lp:p=inf": (GREEN, "-.")}
-PAPER_RATE = 0.1
 POINTS = 9  # at which accuracy and distribution are taken
 SAMPLE = 256  # training images that they are taken on
 LEVELS = np.linspace(0.01, 0.99, 99)  # quantiles that stand for a distribution
@@ -78,26 +77,21 @@ def _(c, seed):
     }
 
 
-def _paper(table):
-    """Keep the runs at the paper's rate."""
-    return table[table.rate == PAPER_RATE]
-
-
 def _curves(table):
     """Return the training accuracy at the paper's rate in points: a row a seed and step, a column a norm."""
-    return 100 * _paper(table).set_index(["seed", "step", "norm"]).learned.unstack("norm")
+    return 100 * at_paper_rate(table).set_index(["seed", "step", "norm"]).learned.unstack("norm")
 
 
 def _farthest(table, relative=False):
     """Return how far the layer's distribution comes from its start at the paper's rate: a row a seed, a column a norm."""
-    runs = _paper(table)
+    runs = at_paper_rate(table)
     runs = runs.assign(moved=runs.moved / runs.spread if relative else runs.moved)
     return runs.groupby(["seed", "norm"]).moved.max().unstack("norm")
 
 
 @figure5.draw
 def _(table):
-    runs = _paper(table)
+    runs = at_paper_rate(table)
     figure, axes = subplots(2, 3, height=2.3)
     curves = axes[0, 0]
     for norm, (color, style) in LOOKS.items():

@@ -12,6 +12,7 @@ from normlib.probes.curvature import model_loss
 from normlib.studies.common.arms import images_for
 from normlib.studies.common.looks import INK, SKY, median_and_band, norm_color, note, subplots
 from normlib.studies.smoothness.nets import BATCH, FULL, LAPTOP, QUICK, fit, vgg
+from normlib.studies.smoothness.shifts import by_rate
 from normlib.training import Step
 
 NORMS = {"none": ("none", norm_color("none")), "batch": ("batch norm", norm_color("batch")), "lp:p=1": ("L1 norm", SKY)}
@@ -72,10 +73,6 @@ def farthest(values):
     return values.apply(lambda row: row.iloc[int(np.argmax(np.abs(row.to_numpy() - 1)))], axis=1)
 
 
-def _listed(values) -> str:
-    return ", ".join(f"{number(values[rate].median())} at rate {rate:g}" for rate in sorted(values.columns))
-
-
 @plateau.draw
 def _(table):
     table = products(table)
@@ -124,7 +121,7 @@ def _(table):
 )
 def _(table):
     found = settled(table)["batch"]
-    return judge_effect("β × rate / 2, farthest from 1", farthest(found), claimed=CLOSE, null=np.nan, note=_listed(found))
+    return judge_effect("β × rate / 2, farthest from 1", farthest(found), claimed=CLOSE, null=np.nan, note=by_rate(found))
 
 
 @plateau.claim(
@@ -135,7 +132,7 @@ def _(table):
 )
 def _(table):
     found = settled(table)["none"]
-    return judge_effect("β × rate / 2, farthest from 1", farthest(found), claimed=CLOSE, null=np.nan, note=_listed(found))
+    return judge_effect("β × rate / 2, farthest from 1", farthest(found), claimed=CLOSE, null=np.nan, note=by_rate(found))
 
 
 @plateau.claim(
@@ -171,5 +168,5 @@ def _(table):
 )
 def _(table):
     found = settled(table, "sharp")["batch"]
-    effect, note = "gᵀHg / gᵀg × rate / 2, farthest from 1", _listed(found)
+    effect, note = "gᵀHg / gᵀg × rate / 2, farthest from 1", by_rate(found)
     return judge_effect(effect, farthest(found), claimed=(0.7, 1.3), null=np.nan, note=note)

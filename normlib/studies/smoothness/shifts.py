@@ -80,7 +80,7 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     return found["batch"] - found["none"]
 
 
-def listed(values: pd.DataFrame) -> str:
+def by_rate(values: pd.DataFrame) -> str:
     """Write the median over seeds at each rate."""
     return ", ".join(f"{number(values[rate].median())} at rate {rate_in_words(rate)}" for rate in sorted(values, reverse=True))
 

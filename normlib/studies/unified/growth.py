@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from normlib.lab import number
-from normlib.studies.unified.nets import normalizer
+from normlib.studies.unified.ten import normalizer
 
 
 def reflected_walk(steps: int) -> list[float]:
@@ -63,7 +63,7 @@ def arms(networks: list[str], norms: list[str]) -> list[tuple[str, str]]:
     return [(network, norm) for network in networks for norm in norms]
 
 
-def listed(values: pd.DataFrame) -> str:
+def in_words(values: pd.DataFrame) -> str:
     """Say the medians of arms over the seeds in words."""
     names = {arm: f"{normalizer(arm[1]).name} in {arm[0].replace('v', 'version ')}" for arm in values}
     return ", ".join(f"{name} {number(values[arm].median())}" for arm, name in names.items())

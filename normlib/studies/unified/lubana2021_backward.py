@@ -12,7 +12,7 @@ from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.probes import gradient_growth, growth_factor
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import INK, PAPER, median_and_band, norm_color, subplots
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, plan
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, plan
 
 RELU = (math.pi / (math.pi - 1)) ** 0.5  # growth per layer under batch norm in wide layers and large batches
 SIZES = {"instance": 1, "group:size=2": 2, "group:size=4": 4, "group:size=8": 8, "group:size=16": 16, "layer": np.inf}

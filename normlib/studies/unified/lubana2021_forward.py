@@ -13,8 +13,8 @@ from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.probes import signal_propagation
 from normlib.studies.common.arms import images_for
 from normlib.studies.common.looks import GRAY, INK, norm_color, note, subplots
-from normlib.studies.unified.growth import arms, fits, listed, measured, reflected_walk
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
+from normlib.studies.unified.growth import arms, fits, in_words, measured, reflected_walk
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 
 NETWORKS = {"plain": "no shortcuts", "v1": "version 1", "v2": "version 2", "v1 skipinit": "", "v2 skipinit": ""}
 ACTIVATIONS = [key for key, one in TEN.items() if not one.parametric]
@@ -110,8 +110,8 @@ def _(table):
         f"forms, of which the measured slopes are {number(off.v1)} times (version 1) and {number(off.v2)} times (version 2). "
         "**Bottom** No norm, and norms of weights: without shortcuts the variance falls; olive dots: scaled weight "
         f"standardization without borders, by a factor of {number(borders)} a layer. In a residual network it multiplies "
-        f"by these factors a block: {listed(factors)}. With SkipInit (dashed) it is level inside a stage, except under weight norm "
-        f"in version 1, where it multiplies by {number(trunk)}. The thin line doubles. One forward pass with {_batch(table)} "
+        f"by these factors a block: {in_words(factors)}. With SkipInit (dashed) it is level inside a stage, except under weight "
+        f"norm in version 1, where it multiplies by {number(trunk)}. The thin line doubles. One forward pass with {_batch(table)} "
         "images, which are the statistic batch too.",
         alt="Six panels of variance against layer or block: plain network, residual versions 1 and 2. Top, eight norms of "
         "activations on linear axes. Bottom, no norm and two norms of weights on log axes, with and without SkipInit.",
@@ -191,7 +191,7 @@ def _(table):
     chosen = arms(["v1", "v2"], PARAMETRIC)
     line, exponential = (measured(table, chosen, what) for what in ("line", "exponential"))
     margin = exponential - line.clip(lower=0.9)
-    said = f"factors: {listed(measured(table, chosen, 'factor'))}"
+    said = f"factors: {in_words(measured(table, chosen, 'factor'))}"
     return judge_effect("R² gained by the exponential", margin.min(axis=1), claimed=(0, np.inf), null=0, note=said)
 
 

@@ -16,7 +16,7 @@ from normlib.probes import mean_cosine, ranks, record_activations
 from normlib.studies.common.arms import side_by_side
 from normlib.studies.common.inputs import load
 from normlib.studies.common.looks import INK, median_and_band, norm_color, note, subplots
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, plan
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, plan
 
 groups = Study(
     "lubana2021.groups",

@@ -14,8 +14,8 @@ from normlib.studies.common.arms import images_for, population_accuracy
 from normlib.studies.common.looks import GRID, norm_color, subplots
 from normlib.studies.common.tuning import at_ends, tuned
 from normlib.studies.unified.labels import Point, write_names
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 from normlib.studies.unified.properties import from_the_others, observed, one_batch, properties, rank_correlation
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 
 PROPERTIES = {"variance": "growth of variance", "cosine": "cosine of images", "gradient": "growth of gradients"}
 OUTCOMES = {"own": "accuracy,\nown rate", "common": "accuracy,\none rate", "largest": "largest rate\nthat trains"}

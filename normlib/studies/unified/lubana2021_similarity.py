@@ -11,8 +11,8 @@ from normlib.lab import Config, Drawing, Judgement, Study, bootstrap_interval, j
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import INK, norm_color, subplots
 from normlib.studies.unified.labels import Point, write_names
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 from normlib.studies.unified.properties import observed, one_batch, properties, rank_correlation
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, TEN, cnn, normalizer, resnet
 
 NETWORKS = {"plain 10": (10, 1), "plain 10, wide": (10, 2), "plain 20": (20, 1), "residual": (0, 1)}  # layers, times width
 MARKERS = {"plain 10": "o", "plain 10, wide": "s", "plain 20": "^", "residual": "D"}

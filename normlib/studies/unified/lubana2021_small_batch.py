@@ -6,8 +6,8 @@ import numpy as np
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.unified.nets import BATCH, FULL, LAPTOP, QUICK, cnn
-from normlib.studies.unified.training_drawing import curves_and_speeds, listed, name
+from normlib.studies.unified.ten import BATCH, FULL, LAPTOP, QUICK, cnn
+from normlib.studies.unified.training_drawing import curves_and_speeds, failures_in_words, name
 from normlib.studies.unified.training_runs import FAILURE, run_of
 
 RATE = 0.1  # the paper's, at batch 256
@@ -51,7 +51,7 @@ def _(table):
     titles = {rule: f"{WORDS[rule]}: {number(rate_at(rule, batch))}" for rule in RULES}
     figure = curves_and_speeds(table, "rule", titles, ARMS, ARMS)
     runs = table.drop_duplicates(["rule", "norm", "seed"])
-    lines = [f"{titles[rule]}: {listed(runs[runs.rule == rule])}" for rule in RULES]
+    lines = [f"{titles[rule]}: {failures_in_words(runs[runs.rule == rule])}" for rule in RULES]
     return Drawing(
         figure,
         caption=f"Normalizers with runs that fail in the plain network, {runs.seed.nunique()} seeds each, by the rate. "

@@ -12,7 +12,7 @@ from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import BLUE, GRAY, GREEN, INK, ORANGE, PINK, VERMILION, median_and_band, note, subplots
 from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, cnn
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, cnn
 from normlib.studies.unified.training_runs import FAILURE, run_of
 
 SIZES = ["group:size=1", "group:size=4", "group:size=16", "layer"]

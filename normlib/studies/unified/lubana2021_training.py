@@ -6,8 +6,8 @@ import numpy as np
 
 from normlib.lab import Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
-from normlib.studies.unified.nets import FULL, LAPTOP, QUICK, TEN, cnn, resnet
-from normlib.studies.unified.training_drawing import NAMED, curves_and_speeds, listed, name
+from normlib.studies.unified.ten import FULL, LAPTOP, QUICK, TEN, cnn, resnet
+from normlib.studies.unified.training_drawing import NAMED, curves_and_speeds, failures_in_words, name
 from normlib.studies.unified.training_runs import FAILURE, run_of
 
 NETWORKS = ["plain", "residual", "residual, SkipInit"]
@@ -72,7 +72,7 @@ def halves(table):
 def _(table):
     figure = curves_and_speeds(table, "network", dict(zip(NETWORKS, NETWORKS, strict=True)), ARMS, list(NAMED))
     runs = table.drop_duplicates(["network", "norm", "seed"])
-    lines = [f"{network}: {listed(runs[runs.network == network])}" for network in NETWORKS]
+    lines = [f"{network}: {failures_in_words(runs[runs.network == network])}" for network in NETWORKS]
     final = runs[(runs.failed == 0) & (runs.norm != "none")].groupby(["network", "norm"]).tested.median()
     ranges = ", ".join(f"{100 * final[n].min():.0f} to {100 * final[n].max():.0f} % ({n})" for n in NETWORKS if n in final)
     return Drawing(

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from normlib.data import Dataset
 from normlib.probes import channel_power, gradient_growth, mean_cosine, reduce_activations
-from normlib.studies.unified.nets import fit
+from normlib.studies.unified.ten import fit
 
 
 def properties(network: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:

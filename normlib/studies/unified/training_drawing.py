@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normlib.studies.common.looks import GRAY, GRID, INK, median_and_band, norm_color, note, subplots
-from normlib.studies.unified.nets import normalizer
+from normlib.studies.unified.ten import normalizer
 
 NAMED = {"batch": "-", "layer": "-", "instance": "-", "weight": "-", "scaled_weight": "--", "none": ":"}  # in color
 SHORT = {"frn": "filter response", "scaled_weight": "scaled weights"}
@@ -20,7 +20,7 @@ def name(key: str) -> str:
     return SHORT.get(key, normalizer(key).name)
 
 
-def listed(table: pd.DataFrame) -> str:
+def failures_in_words(table: pd.DataFrame) -> str:
     """List the normalizers with failed runs, and how many of these where it is not all; "none" if there are no such."""
     runs = table.drop_duplicates(["norm", "seed"])
     lost = runs[runs.failed == 1].groupby("norm", sort=False).size()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normlib.data import Dataset
 from normlib.lab import Config
-from normlib.studies.unified.nets import fit
+from normlib.studies.unified.ten import fit
 from normlib.training import accuracy, data_order
 
 WINDOW = 4  # steps over which a loss is averaged before it counts as a setback

@@ -11,8 +11,8 @@ from normlib.lab import Config, Verdict
 from normlib.probes import record_activations
 from normlib.studies.common.arms import images_for
 from normlib.studies.unified.lubana2021_backward import SIZES, backward, map_sizes
-from normlib.studies.unified.nets import QUICK, TEN, cnn
-from normlib.studies.unified.yang2019 import explosion, stack
+from normlib.studies.unified.ten import QUICK, TEN, cnn
+from normlib.studies.unified.yang2019_explosion import explosion, stack
 
 STACK = {"width": 256, "channels": 8, "samples": 3, "depth": 12, "scale": 1.0, "activation": "identity"}
 

@@ -9,7 +9,7 @@ import pytest
 from normlib.studies.unified.lubana2021_small_batch import rate_at
 from normlib.studies.unified.lubana2021_stability import worst_setbacks
 from normlib.studies.unified.lubana2021_training import NETWORKS, halves
-from normlib.studies.unified.training_drawing import listed
+from normlib.studies.unified.training_drawing import failures_in_words
 
 
 def test_halves_are_of_the_ten_and_not_of_none() -> None:
@@ -37,4 +37,4 @@ def test_worst_setbacks_are_over_rates_and_infinite_after_divergence() -> None:
 def test_failures_are_listed_with_their_number() -> None:
     runs = [("batch", 0, 1), ("batch", 1, 0), ("layer", 0, 1), ("layer", 1, 1), ("group", 0, 0), ("group", 1, 0)]
     table = pd.DataFrame(runs, columns=["norm", "seed", "failed"])
-    assert listed(table) == "batch norm (1 of 2), layer norm" and listed(table[table.norm == "group"]) == "none"
+    assert failures_in_words(table) == "batch norm (1 of 2), layer norm" and failures_in_words(table[table.norm == "group"]) == "none"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from normlib.lab import Config
 from normlib.studies.common.arms import images_for
-from normlib.studies.unified.nets import QUICK, cnn, fit
 from normlib.studies.unified.properties import from_the_others, observed, one_batch, properties, rank_correlation
+from normlib.studies.unified.ten import QUICK, cnn, fit
 
 IMAGES, _ = images_for(Config(QUICK), 0)
 

@@ -7,7 +7,7 @@ import torch
 
 from normlib.lab import Config
 from normlib.studies.common.arms import images_for
-from normlib.studies.unified.nets import QUICK, cnn, fit
+from normlib.studies.unified.ten import QUICK, cnn, fit
 from normlib.studies.unified.training_runs import run_of, setback, shares_right
 
 C = Config({**QUICK, "layers": 5, "width": 4, "steps": 10, "batch": 32})

@@ -6,7 +6,7 @@ import torch
 
 from normlib.lab import Config
 from normlib.studies.common.arms import images_for
-from normlib.studies.unified.nets import QUICK, TEN, cnn, fit, normalizer, plan, resnet
+from normlib.studies.unified.ten import QUICK, TEN, cnn, fit, normalizer, plan, resnet
 
 IMAGES, _ = images_for(Config(QUICK), 0)
 
