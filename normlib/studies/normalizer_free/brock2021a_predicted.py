@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from normlib.residual import expected_variances
+from normlib.studies.normalizer_free.kernel import arc_cosine
 
 KEPT = 1 / (math.pi - 1)
 """Squared mean over variance of what ReLU makes of a standard normal input."""
@@ -20,20 +19,6 @@ class Predicted(NamedTuple):
     squared_mean: float
     variance: float
     residual_variance: float
-
-
-def after_relu(correlation: float) -> float:
-    r"""Return $\hat c(\rho) = [\sqrt{1 - \rho^2} + \rho\,(\pi - \arccos \rho)] / \pi$, the arc-cosine kernel of degree one.
-
-    Two inputs whose sums have the correlation $\rho$, about zero over the random weights, leave a wide layer of ReLU with
-    $\hat c(\rho)$.
-
-    Example:
-        >>> round(after_relu(0.0) * math.pi, 6), after_relu(1.0)
-        (1.0, 1.0)
-    """
-    rho = float(np.clip(correlation, -1, 1))
-    return (math.sqrt(1 - rho * rho) + rho * (math.pi - math.acos(rho))) / math.pi
 
 
 def he_weights(stages: Sequence[int], books: bool, layers: int = 3, alpha: float = 1.0) -> list[Predicted]:
@@ -52,9 +37,9 @@ def he_weights(stages: Sequence[int], books: bool, layers: int = 3, alpha: float
         power = (mean + variance) / (block.beta**2 if books else 1)
         correlation = mean / (mean + variance)
         if block.is_transition:
-            mean, variance = power * after_relu(correlation), power * (1 - after_relu(correlation))
+            mean, variance = power * arc_cosine(correlation), power * (1 - arc_cosine(correlation))
         for _ in range(layers):
-            correlation = after_relu(correlation)
+            correlation = arc_cosine(correlation)
         residual = power * (1 - correlation)
         mean, variance = mean + alpha**2 * power * correlation, variance + alpha**2 * residual
         found.append(Predicted(mean, variance, residual))

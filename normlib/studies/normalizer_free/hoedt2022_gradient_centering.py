@@ -19,7 +19,7 @@ from normlib.probes.watching import gradients_at, watched
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import GREEN, OLIVE, SKY, VERMILION, median_and_band, norm_color, subplots
 from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
-from normlib.studies.normalizer_free.nets import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, resnet
+from normlib.studies.normalizer_free.tricks import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, resnet
 from normlib.training import accuracy
 
 ARMS = {  # name, color

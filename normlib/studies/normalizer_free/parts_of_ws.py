@@ -16,7 +16,7 @@ from normlib.probes import channel_power, reduce_activations
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import GRAY, OLIVE, SKY, VERMILION, subplots
 from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
-from normlib.studies.normalizer_free.nets import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, resnet
+from normlib.studies.normalizer_free.tricks import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit, resnet
 from normlib.training import accuracy
 from normlib.weights import activation_gain
 

@@ -11,7 +11,7 @@ from normlib.networks import ResNet
 from normlib.studies.common.arms import images_for, population_accuracy, side_by_side
 from normlib.studies.common.looks import INK, median_and_band, norm_color, subplots
 from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
-from normlib.studies.normalizer_free.nets import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit
+from normlib.studies.normalizer_free.tricks import BATCH, FULL, LAPTOP, QUICK, RECIPE, fit
 
 NAMES = {"batch": "BN", "layer": "LN", "dyt": "DyT", "none": "nothing"}
 LOOKS = {"batch": (norm_color("batch"), "o", "-"), "layer": (norm_color("layer"), "s", "-"), "dyt": (INK, "D", "-")}

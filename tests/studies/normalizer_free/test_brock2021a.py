@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from normlib.studies.normalizer_free.brock2021a_gains import in_equation_and_code
 from normlib.studies.normalizer_free.brock2021a_predicted import (
     KEPT,
-    after_relu,
     batch_norm_first,
     he_weights,
     missing,
     scaled_weights,
 )
 from normlib.studies.normalizer_free.brock2021a_spp import network
+from normlib.studies.normalizer_free.kernel import arc_cosine
 from normlib.weights import activation_moments
 
 
@@ -25,7 +25,7 @@ from normlib.weights import activation_moments
 def test_the_kernel_is_the_mean_product_of_two_correlated_rectified_normals(rho: float) -> None:
     a, b = torch.randn(2, 1_000_000, generator=torch.Generator().manual_seed(0)).double()
     product = 2 * (a.relu() * (rho * a + (1 - rho**2) ** 0.5 * b).relu()).mean()
-    assert after_relu(rho) == pytest.approx(float(product), abs=5e-3)
+    assert arc_cosine(rho) == pytest.approx(float(product), abs=5e-3)
 
 
 def test_what_relu_keeps_of_its_mean() -> None:

@@ -8,7 +8,7 @@ from normlib.lab import Config
 from normlib.layers import batch_norm
 from normlib.studies.common.arms import images_for
 from normlib.studies.normalizer_free.hoedt2022_gradient_centering import Shift, network, removed_by_batch_norm, shares
-from normlib.studies.normalizer_free.nets import QUICK
+from normlib.studies.normalizer_free.tricks import QUICK
 
 C = Config(QUICK)
 IMAGES, _ = images_for(C, 0)

@@ -7,8 +7,8 @@ import torch
 
 from normlib.lab import Config
 from normlib.studies.common.arms import images_for
-from normlib.studies.normalizer_free.nets import QUICK, resnet
 from normlib.studies.normalizer_free.parts_of_ws import NAMES, WHOLE, moments, network
+from normlib.studies.normalizer_free.tricks import QUICK, resnet
 
 C = Config(QUICK)
 IMAGES, _ = images_for(C, 0)

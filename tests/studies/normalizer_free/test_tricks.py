@@ -8,7 +8,7 @@ import torch
 from normlib.lab import Config
 from normlib.probes import signal_propagation
 from normlib.studies.common.arms import images_for
-from normlib.studies.normalizer_free.nets import QUICK, TRICKS, fit, resnet
+from normlib.studies.normalizer_free.tricks import QUICK, TRICKS, fit, resnet
 
 C = Config(QUICK)
 IMAGES, _ = images_for(C, 0)
