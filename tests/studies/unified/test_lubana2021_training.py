@@ -37,4 +37,6 @@ def test_worst_setbacks_are_over_rates_and_infinite_after_divergence() -> None:
 def test_failures_are_listed_with_their_number() -> None:
     runs = [("batch", 0, 1), ("batch", 1, 0), ("layer", 0, 1), ("layer", 1, 1), ("group", 0, 0), ("group", 1, 0)]
     table = pd.DataFrame(runs, columns=["norm", "seed", "failed"])
-    assert failures_in_words(table) == "batch norm (1 of 2), layer norm" and failures_in_words(table[table.norm == "group"]) == "none"
+    assert (
+        failures_in_words(table) == "batch norm (1 of 2), layer norm" and failures_in_words(table[table.norm == "group"]) == "none"
+    )
