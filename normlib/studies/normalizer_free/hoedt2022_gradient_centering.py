@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,8 @@ def removed_by_batch_norm(g: Tensor, x: Tensor) -> tuple[float, float]:
 
     They are, for each channel over batch and positions, the mean of g, and what of it is proportional to the standardized x.
 
+    Both are NaN where there is no gradient at all.
+
     Args:
         g: gradient of the loss with respect to `x`.
         x: activations (N, C, H, W).
@@ -100,6 +103,8 @@ def removed_by_batch_norm(g: Tensor, x: Tensor) -> tuple[float, float]:
     along = (g * z).mean(axes).square() / z.square().mean(axes).clamp(min=1e-30)
     power = channel_power(g)
     total = power.squared_mean + power.variance
+    if total == 0:
+        return math.nan, math.nan  # a network whose units are all dead has no gradient
     return power.squared_mean / total, float(along.mean()) / total
 
 

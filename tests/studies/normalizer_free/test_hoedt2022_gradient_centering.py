@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from normlib.lab import Config
@@ -34,3 +36,8 @@ def test_centering_changes_gradients_and_no_output() -> None:
     places = [module for module in centered.modules() if isinstance(module, Shift)]
     assert len(places) == 2 * len(centered.blocks) + 1 and all(place.bias.grad.abs().max() > 0 for place in places)
     assert centered.blocks[0].branch[0].bias.grad.abs().max() < 1e-6
+
+
+def test_a_gradient_of_zero_has_no_shares() -> None:
+    found = removed_by_batch_norm(torch.zeros(4, 2, 3, 3), torch.randn(4, 2, 3, 3))
+    assert all(math.isnan(share) for share in found)
