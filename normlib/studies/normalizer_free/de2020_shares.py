@@ -133,7 +133,7 @@ def _(table):
             style = {"linestyle": "none", "marker": marker, "markersize": 4, "mfc": "none" if marker != "x" else color}
             median_and_band(place, runs, "block", column, color=color, label=TRICKS[trick].name, **style)
     ticks = [1, 2, 4, 8, 16, 32, 64]
-    for place, title in zip(axes, ("variance behind a block", "its branch's share of it", "its share at the end"), strict=True):
+    for place, title in zip(axes, ("mean square behind a block", "its branch's share of it", "its share at the end"), strict=True):
         place.set(xscale="log", yscale="log", xlabel="block")
         place.set_title(title, fontsize=9.5)
         place.set_xticks([tick for tick in ticks if tick <= depth], [str(tick) for tick in ticks if tick <= depth])
@@ -160,7 +160,8 @@ def _(table):
 @shares.claim(
     "batch",
     "With batch norm, the branch of block l supplies a share 1/(l + 1) of the variance that leaves the block.",
-    criterion="measured share over 1/(l + 1), mean over the blocks, between 0.9 and 1.1",
+    criterion="measured share of the mean square, which is the variance over draws of the weights, over 1/(l + 1), mean over the "
+    "blocks, between 0.9 and 1.1",
 )
 def _(table):
     return judge_effect("share × (l + 1), mean over blocks", against_expected(table, "batch"), claimed=(0.9, 1.1), null=math.nan)
