@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from normlib.lab import Diverged, Drawing, Study, judge_effect, number
 from normlib.studies.common.arms import images_for, side_by_side
 from normlib.studies.common.looks import GRAY, INK, norm_color, note, subplots
-from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
-from normlib.studies.normalizer_free.tricks import FULL, LAPTOP, QUICK, RECIPE, TRICKS, fit, resnet
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
+from normlib.studies.normalizer_free.tricks import FULL, LAPTOP, QUICK, RECIPE, fit, resnet
 from normlib.surgery import reestimate_statistics
 from normlib.training import evaluate
 
 ARMS = {"batch": norm_color("batch"), "nf_zero": norm_color("scaled_weight"), "nf": norm_color("scaled_weight")}
 ARMS |= {"skipinit": GRAY, "fixup": GRAY}
-NAMES = {**{key: TRICKS[key].name for key in ARMS}, "batch": "BN"}
+NAMES = {"batch": "BN", "nf_zero": "NF (SkipInit 0)", "nf": "NF", "skipinit": "SkipInit", "fixup": "Fixup"}
 EXTRA = {"without": {}, "with": {"drop_path": 0.1, "dropout": 0.25}}  # stochastic depth at the last block; dropout before the head
 FACES = {"without": "none", "with": "full"}
 SMOOTHING = 0.1  # of the labels, in every arm
@@ -87,28 +88,40 @@ def _(table):
             axes.plot(medians, [row - 0.16, row + 0.16], color=color, linewidth=0.8, linestyle=":")
     panels[0].set_yticks(range(len(ARMS)), [NAMES[trick] for trick in ARMS])
     panels[0].set(ylim=(len(ARMS) - 0.4, -0.6), xlabel="test accuracy (%)")
-    panels[1].set(xscale="log", xlabel="training loss above its least value")
+    finite = kept.excess[np.isfinite(kept.excess.astype(float))]
+    panels[1].set(xscale="log", xlim=(finite.min() / 1.5, finite.max() * 1.5), xlabel="training loss above its least value")
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    panels[1].xaxis.set_minor_locator(NullLocator())
     note(panels[0], "hollow: without, filled: with extra regularization", 0, 1.03, fontsize=8.5, color=INK)
     scores, runs = chosen(table), table.iloc[0]
+    leads = {extra: scores[extra, "batch"] - scores[extra, "nf_zero"] for extra in EXTRA}
     said = ", ".join(
-        f"{NAMES[trick]} {scores['without', trick].median():.1f} % and {scores['with', trick].median():.1f} %" for trick in ARMS
+        f"{NAMES[trick]} {scores['without', trick].median():.1f} and {scores['with', trick].median():.1f} %" for trick in ARMS
     )
     names = {(extra, trick): f"{NAMES[trick]} {extra}" for extra, trick in rates}
     ends = [names[arm] for arm in at_ends(table, ["extra", "trick"], rates)]
+    found = ", ".join(f"{NAMES[trick]} {number(rates['without', trick])} and {number(rates['with', trick])}" for trick in ARMS)
     count = int(table.images.dropna().iloc[0])
     passes = runs.steps / (count // runs.batch)
     return Drawing(
         figure,
-        caption=f"Residual networks after {runs.steps} updates on {count} images, {number(passes)} passes; "
+        caption=f"Test accuracy of BN less that of NF with SkipInit 0, in points: {_signed(leads['without'])} without extra "
+        f"regularization, {_signed(leads['with'])} with it (median and range over seeds). Residual networks after "
+        f"{runs.steps} updates on {count} images, {number(passes)} passes; "
         f"{runs.batch} images an update and, for BN, a statistic. Labels are smoothed by {SMOOTHING} everywhere. *Extra* is "
         f"stochastic depth, up to {EXTRA['with']['drop_path']} at the last block, and dropout of {EXTRA['with']['dropout']} before "
         f"the head. **Left** Test accuracy, each seed and the median, without and with extra: {said}. **Right** Smoothed "
         "cross-entropy on the training images after training, nothing dropped, less the least that smoothed labels allow. "
-        f"Rates, by held-out images: {rates_in_words(rates, names)}{ends_in_words(ends)}. Recipe: {RECIPE}. Statistics of BN "
+        f"Rates, by held-out images, without and with: {found}{ends_in_words(ends)}. Recipe: {RECIPE}. Statistics of BN "
         "re-estimated after training.",
         alt="Two panels with a row for batch norm, two normalizer-free networks, SkipInit and Fixup, each without and with extra "
         "regularization. Left: test accuracy, seed by seed. Right: excess training loss, log scale.",
     )
+
+
+def _signed(differences) -> str:
+    return f"{number(differences.median())} ({number(differences.min())} to {number(differences.max())})"
 
 
 @table1.claim(

@@ -28,7 +28,7 @@ def test_no_output_has_less_than_the_least_loss(classes: int) -> None:
         return loss
 
     optimizer.step(closure)
-    assert float(closure()) == pytest.approx(least_loss(classes), abs=1e-8)
+    assert closure().item() == pytest.approx(least_loss(classes), abs=1e-8)
 
 
 def test_extra_regularization_is_of_the_paper_kind_and_changes_no_weight() -> None:
