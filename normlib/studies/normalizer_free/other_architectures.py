@@ -24,6 +24,7 @@ from normlib.weights import activation_gain
 
 NAMES = {"plain": "plain", "dense": "DenseNet", "depthwise": "depthwise", "vit": "ViT"}
 NETWORKS = list(NAMES)
+ARM = ["network", "way"]
 USUAL = {"plain": "batch", "dense": "batch", "depthwise": "batch", "vit": "layer"}
 USUAL_NAMES = {"batch": "BN", "layer": "LN"}
 WAYS = {"norm": ("its norm", "o"), "nf": ("NF", "D"), "none": ("nothing", "^")}
@@ -137,43 +138,35 @@ def _(c, seed):
     return {**columns, **{name: 100 * population_accuracy(net, batches, *part) for name, part in parts.items()}}
 
 
-def chosen(table):
-    """Return the runs at the rate that held-out images chose for each arm, and the rates."""
-    return tuned(table, ["network", "way"], "held_out")
-
-
 def points(table, way: str, other_way: str):
     """Return test accuracy one way less another, in points, each at its own rate: a row a seed, a column a network."""
-    scores = side_by_side(chosen(table)[0], ["way", "network"], "accuracy")
+    scores = side_by_side(tuned(table, ARM, "held_out")[0], ["way", "network"], "accuracy")
     return (scores[way] - scores[other_way])[NETWORKS]
 
 
 def steps_off(table):
-    """Return how far NF's layers are from the books before training, in factors of 2: a row a seed, a column a network.
-
-    It is the logarithm to base 2 of the variances of `passed_on`, its mean over layers: 0 by the books.
-    """
+    """Return the mean over NF's layers of the logarithm to base 2 of `passed_on`, 0 by the books: a row a seed."""
     runs = table[(table.way == "nf") & (table.multiple == table.multiple.iloc[0])]
     return np.log2(runs.passed).groupby([runs.seed, runs.network]).mean().unstack("network")[NETWORKS]
 
 
 def _said(columns) -> str:
-    return ", ".join(f"{NAMES[name]} {columns[name].median():.1f}" for name in columns)
+    return ", ".join(f"{NAMES[name]} {number(columns[name].median())}" for name in columns)
 
 
 @other.draw
 def _(table):
-    rates = chosen(table)[1]
-    scores = side_by_side(chosen(table)[0], ["way", "network"], "accuracy")
+    rates = tuned(table, ARM, "held_out")[1]
+    scores = side_by_side(tuned(table, ARM, "held_out")[0], ["way", "network"], "accuracy")
     first = table[table.multiple == table.multiple.iloc[0]]
     figure, (upper, lower) = subplots(2, 4, height=2.1, sharey="row")
     for top, bottom, (network, name) in zip(upper, lower, NAMES.items(), strict=True):
         top.axhline(1, color=INK, linewidth=0.8, linestyle=":")
-        for place, (way, (label, marker)) in enumerate(WAYS.items()):
+        for place, (way, (_, marker)) in enumerate(WAYS.items()):
             color = {"norm": norm_color(USUAL[network]), "nf": OLIVE, "none": GRAY}[way]
             if way != "norm":  # behind a norm the next layer is given variance 1, whatever this one puts out
                 arm = first[(first.network == network) & (first.way == way)]
-                median_and_band(top, arm, "place", "passed", color=color, marker=marker, ms=3, label=label)
+                median_and_band(top, arm, "place", "passed", color=color, marker=marker, ms=3)
             column = scores[way, network].dropna()
             bottom.plot([place] * len(column), column, marker, color=color, mfc="none")
             bottom.plot([place - 0.25, place + 0.25], [column.median()] * 2, color=color)
@@ -184,17 +177,15 @@ def _(table):
     lower[0].set_ylabel("test accuracy (%)")
     note(upper[1], "NF", 0.05, 0.05, color=OLIVE)
     note(upper[1], "nothing", 0.95, 0.05, ha="right", color=GRAY)
-    off = (2 ** steps_off(table)).median()
-    layers = ", ".join(f"{NAMES[network]} {number(off[network])}" for network in NETWORKS)
-    ends = [f"{NAMES[network]} {WAYS[way][0]}" for network, way in at_ends(table, ["network", "way"], rates)]
+    ends = [f"{NAMES[network]} {WAYS[way][0]}" for network, way in at_ends(table, ARM, rates)]
     told = "; ".join(f"{name} {', '.join(number(rates[network, way]) for way in WAYS)}" for network, name in NAMES.items())
     return Drawing(
         figure,
         caption="**Top** Variance of what each layer or branch puts out before training, on images, over that of the stem; "
-        f"the books expect 1 (dotted). NF, geometric mean over layers: {layers}. **Bottom** Test accuracy after "
-        f"{table.steps.iloc[0]} updates of {table.batch.iloc[0]} images, for BN the statistic batch, too; each seed, the median "
-        f"as a line. Its norm less NF, in points: {_said(points(table, 'norm', 'nf'))}. Rates by held-out images, for norm, NF, "
-        f"nothing: {told}{ends_in_words(ends)}. Convolutions: {RECIPE}. ViT: AdamW, weight decay 0.05, the same schedule. "
+        f"the books expect 1 (dotted). NF, geometric mean over layers: {_said(2 ** steps_off(table))}. **Bottom** Test accuracy "
+        f"after {table.steps.iloc[0]} updates of {table.batch.iloc[0]} images, for BN the statistic batch, too; each seed, the "
+        f"median as a line. Its norm less NF, in points: {_said(points(table, 'norm', 'nf'))}. Rates by held-out images, for norm, "
+        f"NF, nothing: {told}{ends_in_words(ends)}. Convolutions: {RECIPE}. ViT: AdamW, weight decay 0.05, the same schedule. "
         "Statistics of BN re-estimated after training.",
         alt="Four columns: plain net, DenseNet, depthwise residual net, vision transformer. Top: variance of layer outputs against "
         "depth, normalizer-free and with nothing. Bottom: test accuracy with the usual norm, normalizer-free, with nothing.",
@@ -214,8 +205,9 @@ def judge_works(table, network: str):
     """Judge whether NF keeps within the margin of the network's usual norm."""
     lost = points(table, "norm", "nf")[network]
     ahead = f"NF less nothing: {number(points(table, 'nf', 'none')[network].median())}"
-    name = USUAL_NAMES[USUAL[network]]
-    return judge_effect(f"points of test accuracy, {name} less NF", lost, claimed=(-np.inf, WITHIN), null=WITHIN, note=ahead)
+    return judge_effect(
+        f"points of test accuracy, {USUAL_NAMES[USUAL[network]]} less NF", lost, claimed=(-np.inf, WITHIN), null=WITHIN, note=ahead
+    )
 
 
 for _network, _statement in WORKS.items():
@@ -250,8 +242,7 @@ def _(table):
 )
 def _(table):
     off = steps_off(table)
-    said = ", ".join(f"{NAMES[network]} {number((2 ** off[network]).median())}" for network in NETWORKS)
-    furthest = off.abs().max(axis=1, skipna=False)
+    said, furthest = _said(2**off), off.abs().max(axis=1, skipna=False)
     return judge_effect(
         "factors of 2 off the books, the network furthest from them", furthest, claimed=(0, 1), null=1, note=f"medians: {said}"
     )
