@@ -43,10 +43,10 @@ ARMS = {
     "nf_agc": Arm("NF with AGC", TRICKS["nf"], norm_color("scaled_weight"), "--", AGC),
 }
 INFERENCE = {
-    "batch": Arm("batch norm", TRICKS["batch"], norm_color("batch")),
-    "batch_folded": Arm("batch norm, folded", TRICKS["batch"], norm_color("batch"), "--"),
-    "nf": Arm("NF", TRICKS["nf"], norm_color("scaled_weight")),
-    "nf_fixed": Arm("NF, weights computed once", TRICKS["nf"], norm_color("scaled_weight"), "--"),
+    "batch": ARMS["batch"],
+    "batch_folded": Arm("batch norm, folded", TRICKS["batch"], norm_color("batch"), ":"),
+    "nf": ARMS["nf"],
+    "nf_fixed": Arm("NF, weights computed once", TRICKS["nf"], norm_color("scaled_weight"), ":"),
 }
 
 cost = Study(
@@ -86,20 +86,15 @@ def prediction(c: Config, key: str, seed: int, x: Tensor) -> Callable[[], Tensor
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
 
-    @torch.no_grad()
     def step() -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=c.precision == "bfloat16"):
-            output: Tensor = net(x)
-        return output
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=c.precision == "bfloat16"):
+            return net(x)  # type: ignore[no-any-return]
 
     return step
 
 
 def seconds_of(c: Config, steps: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the seconds of each step, the fastest of `c.rounds` in turns: by the clock of the GPU, or by that of the process.
-
-    The clock of the process leaves out what else the machine does.
-    """
+    """Return the seconds of each step, the fastest of `c.rounds` turns, by the clock of the GPU or that of this process alone."""
     if c.device.startswith("cuda"):
         return {name: min(found) for name, found in step_seconds(steps, c.device, c.rounds, c.seconds).items()}
     found = dict.fromkeys(steps, np.inf)
@@ -130,19 +125,9 @@ def _(c, seed):
     return {**pd.DataFrame(rows).to_dict("list"), "cuda": c.device.startswith("cuda")}
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# What is read from the table
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-def _plain(table):
-    """Keep one precision and one execution, the first of each: float32 and eager."""
-    return table[(table.precision == "float32") & (table.execution == "eager")]
-
-
 def ratios(table, above: str, below: str, mode: str = "training", column: str = "ms"):
     """Return a column of one arm over that of another: a row a repetition, a column a batch."""
-    rows = _plain(table)[table["mode"] == mode]
+    rows = table[(table["mode"] == mode) & (table.precision == "float32") & (table.execution == "eager")]
     wide = {arm: rows[rows.arm == arm].pivot_table(index="seed", columns="batch", values=column) for arm in (above, below)}
     return wide[above] / wide[below]
 
@@ -155,25 +140,24 @@ def _at(table, which: str, *arms: str, **where: str):
 
 @cost.draw
 def _(table):
-    rows = _plain(table)
-    figure, axes = subplots(1, 3, height=2.9)
+    figure, axes = subplots(1, 3, height=3.0)
     panels = (("training", "ms", "training: time"), ("training", "mb", "training: memory"), ("inference", "ms", "inference: time"))
-    batches = sorted(rows.batch.unique())
+    batches = sorted(table.batch.unique())
     for ax, (mode, column, title) in zip(axes, panels, strict=True):
         for key, arm in (ARMS if mode == "training" else INFERENCE).items():
             found = ratios(table, key, "nf", mode=mode, column=column).stack().rename("ratio").reset_index()
             line = {"label": arm.name, "linestyle": arm.dash, "marker": "o", "markersize": 3.5}
             median_and_band(ax, found, "batch", "ratio", color=arm.color, **line)
-        ax.set(xscale="log", title=title, xlabel="images in a step")
+        ax.set(xscale="log", xlabel="images in a step")
+        ax.set_title(title, fontsize=9.5)
         ax.set_xticks(batches, [str(batch) for batch in batches])
         ax.minorticks_off()
         ax.axhline(1, color=INK, linewidth=0.6)
     axes[0].set_ylabel("ratio to NF without clipping")
-    for ax, columns in ((axes[0], 3), (axes[2], 1)):
-        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.25), ncols=columns, fontsize=8, frameon=False)
+    lines = {label: line for ax in (axes[0], axes[2]) for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     last = {key: _at(table, "largest", key, "nf").median() for key in ARMS}
     ends = [number(_at(table, end, "batch", "nf_agc").median()) for end in ("smallest", "largest")]
-    first = rows[(rows["mode"] == "training") & (rows.arm == "nf") & (rows.batch == batches[-1])].ms.median()
     folded = number(_at(table, "largest", "batch_folded", "nf_fixed", mode="inference").median())
     memory = number(_at(table, "largest", "batch", "nf", column="mb").median())
     where = "one GPU" if table.cuda.any() else "one core of a CPU"
@@ -182,11 +166,11 @@ def _(table):
         caption=f"A residual network of {sum(table.stages.iloc[0])} basic blocks and width {table.width.iloc[0]} on images of "
         f"{table.side.iloc[0]} px, on {where}, float32, eager, the fastest of {table.rounds.iloc[0]} rounds. The SGD batch is "
         "drawn along the axis; batch norm takes it as its statistic batch, the others have none. "
-        f"With {batches[-1]} images the NF step takes {number(first)} ms, with batch norm {number(last['batch'])} times that, with "
-        f"group norm {number(last['group'])}, with plain weights {number(last['books'])}, with AGC {number(last['nf_agc'])}; batch "
-        f"norm holds {memory} times the memory at the peak of the step. Batch norm over NF with AGC takes {ends[0]} times the time "
-        f"at {batches[0]} images, {ends[1]} times at {batches[-1]}. In inference, folded batch norm over NF with its weights "
-        f"computed once: {folded}.",
+        f"With {batches[-1]} images the step takes, against NF without clipping, {number(last['batch'])} times the time with batch "
+        f"norm, {number(last['group'])} with group norm, {number(last['books'])} with NF's weights left plain, "
+        f"{number(last['nf_agc'])} with AGC; batch norm holds {memory} times the memory at its peak. Batch norm over NF "
+        f"with AGC takes {ends[0]} times the time at {batches[0]} images, {ends[1]} times at {batches[-1]}. In inference, folded "
+        f"batch norm over NF with its weights computed once: {folded}.",
         alt="Three panels against the number of images: time and peak memory of a training step and time of inference, each as a "
         "ratio to the normalizer-free network, for batch norm, group norm and normalizer-free arms.",
     )
@@ -212,9 +196,8 @@ def _(table):
     by="notes",
 )
 def _(table):
-    return judge_effect(
-        "time of a step, batch norm / NF with AGC", _at(table, "largest", "batch", "nf_agc"), claimed=(1.05, np.inf), null=1
-    )
+    ratio = _at(table, "largest", "batch", "nf_agc")
+    return judge_effect("time of a step, batch norm / NF with AGC", ratio, claimed=(1.05, np.inf), null=1)
 
 
 @cost.claim(

@@ -9,7 +9,14 @@ import torch
 from normlib.lab import Config
 from normlib.layers import BatchNorm
 from normlib.studies.normalizer_free.brock2021b_cost import (
-    AGC, ARMS, INFERENCE, network, prediction, ratios, seconds_of, training_step,
+    AGC,
+    ARMS,
+    INFERENCE,
+    network,
+    prediction,
+    ratios,
+    seconds_of,
+    training_step,
 )  # fmt: skip
 from normlib.surgery import fold_batch_norm
 from normlib.training import make_clip, make_loss
