@@ -35,6 +35,11 @@ def test_the_largest_stable_rate_leaves_out_what_diverged_or_learned_nothing() -
 
 def test_scores_and_the_best_lambda_are_those_at_their_own_rates() -> None:
     assert best_lambda(table(), 256) == "λ=0.01"
+    tie = table()
+    tie["held_out"] = 50.0 + tie.seed * (tie.arm == "λ=0.16")
+    assert best_lambda(tie, 32) == "λ=0.16"
+    tie["held_out"] = math.nan
+    assert best_lambda(tie, 32) in LAMBDAS
     assert scores(table(), 256).loc[1].to_dict() == {arm: 75.0 if arm == "λ=0.01" else 60.0 for arm in ARMS}
 
 
@@ -45,7 +50,7 @@ def test_strict_against_loose_is_a_difference_of_differences_and_divergence_coun
     assert stricter(runs).tolist() == [60.0, 61.0]
 
 
-@pytest.mark.parametrize("arm", [*LAMBDAS, "norm 1"])
+@pytest.mark.parametrize("arm", LAMBDAS)
 def test_clipping_changes_the_training(arm: str) -> None:
     settings = {**agc.quick, "batch": 128, "rate": 1.0, "train": 256, "epochs": 4}
     losses = {name: agc.trial_function(Config({**settings, "arm": name}), 0)["last_loss"] for name in ("unclipped", arm)}
