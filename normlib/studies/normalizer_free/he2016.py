@@ -12,8 +12,8 @@ from normlib.data import Dataset
 from normlib.lab import Config, Diverged, Drawing, Study, judge_effect, number
 from normlib.networks import ResNet
 from normlib.studies.common.arms import images_for, population_accuracy, side_by_side
-from normlib.studies.common.looks import BLUE, GREEN, VERMILION, median_and_band, subplots
-from normlib.studies.common.tuning import at_ends, ends_in_words, rates_in_words, tuned
+from normlib.studies.common.looks import BLUE, GRAY, GREEN, VERMILION, median_and_band, subplots
+from normlib.studies.common.tuning import at_ends, ends_in_words, tuned
 from normlib.studies.normalizer_free.tricks import RECIPE, fit
 
 KINDS = {"plain": ("plain", VERMILION, "o", "--"), "v1": ("version 1", BLUE, "s", "-"), "v2": ("version 2", GREEN, "^", "-")}
@@ -140,21 +140,25 @@ def _(table):
     axes[1].set(xlabel="updates", title=f"loss of a batch,\n{most} layers", ylim=(0, None))
     axes[2].set(xlabel="layers", title="gradient before training,\nfirst / last convolution", yscale="log", xticks=layers,
                 xlim=(0, most + 4))  # fmt: skip
-    axes[2].axhline(1, color="0.5", lw=0.8)
+    axes[2].axhline(1, color=GRAY, lw=0.8)
+    axes[2].set_yticks([0.3, 1, 3], ["0.3", "1", "3"])
     axes[2].yaxis.set_minor_locator(NullLocator())
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    said = "; ".join(f"{KINDS[kind][0]} {_each(table, kind)}" for kind in KINDS)
-    names = {(kind, depth): f"{KINDS[kind][0]} {depth}" for kind, depth in rates}
+    middle = errors(table).median()
+    said = "; ".join(f"{KINDS[kind][0]} {', '.join(map(number, middle[kind]))}" for kind in KINDS)
+    names = {(kind, depth): f"{KINDS[kind][0]} of {depth}" for kind, depth in rates}
     ends = [names[cell] for cell in at_ends(table, CELL, rates)]
+    best = "; ".join(f"{KINDS[kind][0]} {', '.join(number(rates[kind, depth]) for depth in layers)}" for kind in KINDS)
     found = gradients(table).median()
     return Drawing(
         figure,
         caption=f"Plain and residual networks with batch norm after {table.steps.iloc[0]} updates on {table.data.iloc[0]}; "
-        f"{table.batch.iloc[0]} images an update and as many a statistic. **Left** Error on training images, in percent: {said}. "
+        f"{table.batch.iloc[0]} images an update and as many a statistic. **Left** Error on training images, in percent, "
+        f"with {', '.join(map(str, layers))} layers: {said}. "
         f"**Middle** The loss of the deepest three as they are trained. **Right** Length of weights times length of gradient, of "
         f"the first convolution in a block over the last, untrained: with {most} layers "
-        f"{', '.join(f'{KINDS[kind][0]} {number(found[kind])}' for kind in KINDS)}. Rates, by held-out error: "
-        f"{rates_in_words(rates, names)}{ends_in_words(ends)}. Recipe: {RECIPE}. Statistics re-estimated after training.",
+        f"{', '.join(f'{KINDS[kind][0]} {number(found[kind])}' for kind in KINDS)}. Rates, by held-out error, "
+        f"in that order: {best}{ends_in_words(ends)}. Recipe: {RECIPE}. Statistics re-estimated after training.",
         alt="Three panels for plain, version 1 and version 2 networks: training error against the number of layers, loss of the "
         "deepest networks against updates, and the gradient at the first convolution over that at the last, before training.",
     )

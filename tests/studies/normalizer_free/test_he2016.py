@@ -15,7 +15,7 @@ from normlib.studies.normalizer_free.he2016 import errors, first_over_last, more
 @pytest.fixture
 def images() -> Dataset:
     x, y = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 10
-    return Dataset("noise", x, y, x, y, 10)
+    return Dataset("noise", x, y, x, y, 10, "", False, "made here")
 
 
 def net(images: Dataset, kind: str, layers: int = 14) -> nn.Module:
