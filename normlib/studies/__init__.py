@@ -118,6 +118,8 @@ STUDIES = Registry(
         "brock2021a.gains": "normlib.studies.normalizer_free.brock2021a_gains:gains",
         "brock2021a.accuracy": "normlib.studies.normalizer_free.brock2021a_accuracy:table1",
         "brock2021b.agc": "normlib.studies.normalizer_free.brock2021b_agc:agc",
+        "bachlechner2021.rezero": "normlib.studies.normalizer_free.bachlechner2021:rezero",
+        "shao2020.rescale": "normlib.studies.normalizer_free.shao2020:rescale",
         "zhang2019fixup.update": "normlib.studies.normalizer_free.zhang2019fixup:update",
         "brock2021a.small_batch": "normlib.studies.normalizer_free.brock2021a_small_batch:small_batch",
         "katago.one_bn": "normlib.studies.normalizer_free.katago:one_bn",
