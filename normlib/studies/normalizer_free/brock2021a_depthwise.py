@@ -28,9 +28,9 @@ depthwise = Study(
     item="Table 3",
     title="Depthwise convolutions without normalizers: what standardizing nine weights takes away",
     kind="train",
-    vary={"filters": list(SIZES), "arm": list(ARMS), "rate": [0.03, 0.1, 0.3, 1.0]},
+    vary={"filters": list(SIZES), "arm": list(ARMS), "rate": [0.1, 0.3, 1.0, 3.0]},
     quick={**QUICK, "width": 4, "rate": [0.1, 0.3], "filters": ["depthwise", "full"], "steps": 6, "batch": 16},
-    laptop={**LAPTOP, "stages": [1, 1], "width": 4, "steps": 80, "batch": 32},
+    laptop={**LAPTOP, "stages": [1, 1], "width": 4, "test": 1_000, "steps": 70, "batch": 32},
     full={**FULL, "rate": [0.03, 0.1, 0.3, 1.0, 3.0], "steps": 8_000, "batch": 128},
 )
 
