@@ -109,8 +109,8 @@ def _(table):
             color, marker, style = LOOKS[arm]
             runs = table[(table.arm == arm) & (table.batch == batch)]
             looks = {"color": color, "marker": marker, "linestyle": style, "mfc": "none" if style != "-" else color}
-            looks["err_kws"] = {"alpha": 0.1, "linewidth": 0}
-            median_and_band(ax, runs, "rate", "held_out", label=arm if ax is left else None, **looks)
+            label, band = arm if ax is left else None, {"alpha": 0.1, "linewidth": 0}
+            median_and_band(ax, runs, "rate", "held_out", label=label, err_kws=band, **looks)
         ticks = sorted(table.rate.unique())
         ax.set(xscale="log", xlabel=f"learning rate per {UNIT} images", title=f"batch {batch}", ylim=(0, 90))
         ax.set_xticks(ticks, [number(rate) for rate in ticks])
