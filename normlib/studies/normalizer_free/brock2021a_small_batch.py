@@ -31,7 +31,7 @@ def runs(sizes: list[int], tried: dict[str, list[float]]) -> list[str]:
 small_batch = Study(
     "brock2021a.small_batch",
     item="small batches, after Table 2",
-    title="At small batches a network without normalization, and one with group norm, keep what batch norm loses",
+    title="Batch norm, no norm and group norm as the batch goes down to two images",
     kind="train",
     vary={"run": runs(SIZES, TRIED)},
     quick={**QUICK, "train": 320, "epochs": 2, "run": runs([64, 2], {arm: [rate] for arm, rate in BASE.items()})},
@@ -101,33 +101,36 @@ def lead(table, arm="nf"):
 @small_batch.draw
 def _(table):
     shown = kept(table)
-    figure, (left, right) = subplots(1, 2, height=3.1)
+    figure, (left, right) = subplots(1, 2, height=3.3)
     for arm, name in NAMES.items():
         median_and_band(left, shown[shown.arm == arm], "images", "tested", color=COLORS[arm], marker="o", label=name)
     batch = shown[shown.arm == "batch"]
     dashed = {"linestyle": "--", "marker": "o", "mfc": PAPER}
-    median_and_band(left, batch, "images", "renewed", color=COLORS["batch"], label="batch norm, statistics renewed", **dashed)
-    left.legend(loc="lower left", fontsize=8)
+    median_and_band(left, batch, "images", "renewed", color=COLORS["batch"], label="batch norm, renewed", **dashed)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
     left.set_ylabel("test accuracy (%)")
     for arm, move in (("nf", 0.94), ("group", 1.06)):
         ahead = lead(table, arm)
         for _, row in ahead.iterrows():
             right.plot(ahead.columns * move, row, "o", color=COLORS[arm], mfc="none")
-        right.plot(ahead.columns * move, ahead.median(), color=COLORS[arm], label=NAMES[arm])
+        right.plot(ahead.columns * move, ahead.median(), color=COLORS[arm])
     right.axhline(0, color=COLORS["batch"], linewidth=1)
     note(right, "batch norm", 0.03, 0, transform=right.get_yaxis_transform(), color=COLORS["batch"], va="bottom")
     right.set_ylabel("points ahead of batch norm")
-    right.legend(loc="upper left")
     for axes in (left, right):
         axes.set(xscale="log", xlabel="images per update and statistic", xlim=(1.6, 80))
         axes.invert_xaxis()
         axes.set_xticks(sorted(table.images.unique()), [f"{size}" for size in sorted(table.images.unique())])
         axes.minorticks_off()
     middle, updates = scores(table).median(), shown.groupby("images").updates.first()
-    said = "; ".join(f"{name} {number(middle[arm, MOST])} % and {number(middle[arm, 2])} %" for arm, name in NAMES.items())
+    sizes = sorted(updates.index, reverse=True)
+    said = "; ".join(f"{name} {', '.join(number(middle[arm][size]) for size in sizes)}" for arm, name in NAMES.items())
+    lost = shown[shown.tested.isna()].groupby(["arm", "images"]).seed.nunique()
+    failed = "".join(f" {count} run of {NAMES[arm]} at {size} diverged and is left out." for (arm, size), count in lost.items())
     return Drawing(
         figure,
-        caption=f"Test accuracy at {MOST} and at 2 images per update: {said}. For batch norm the SGD batch is the statistic batch, "
+        caption=f"Test accuracy in percent at {', '.join(map(str, sizes))} images per update, "
+        f"median of seeds: {said}.{failed} For batch norm the SGD batch is the statistic batch, "
         f"too. The epochs are the same, so the updates grow from {updates[MOST]} to {updates[2]}; the rate is proportional to the "
         f"images. **Left** Running averages in the test; dashed, averages over all training batches of the same size "
         f"({number(scores(table, 'renewed').median()['batch', 2])} % at 2). **Right** Differences to batch norm, a ring a seed. "

@@ -49,7 +49,7 @@ def network(c: Config, images: Dataset, arm: str, seed: int) -> ResNet:
         residual=trick.residual, bias=trick.bias,
     )  # fmt: skip
     if norm:
-        net.final = nn.Sequential(make_norm(norm, net.head.in_features), net.final)
+        net.final = nn.Sequential(make_norm(norm, net.head.in_features), net.final)  # type: ignore[arg-type]
     return net.to(c.device)
 
 
