@@ -105,10 +105,14 @@ def _(table):
     most = table.blocks.max()
     figure, (losses, scores, by_rate) = subplots(1, 3, height=3.4)
     for trick, (color, marker) in LOOKS.items():
-        style = {"color": color, "marker": marker, "markersize": 5, "linestyle": "--" if trick in ("none", "scaled_sum") else "-"}
-        median_and_band(losses, kept[kept.trick == trick], "blocks", "loss", label=TRICKS[trick].name, **style)
-        median_and_band(scores, kept[kept.trick == trick], "blocks", "accuracy", **style)
-        median_and_band(by_rate, table[(table.trick == trick) & (table.blocks == most)], "rate", "held_out", **style)
+        dashes = "--" if trick in ("none", "scaled_sum") else "-"
+        for place, runs, x, y in (
+            (losses, kept[kept.trick == trick], "blocks", "loss"),
+            (scores, kept[kept.trick == trick], "blocks", "accuracy"),
+            (by_rate, table[(table.trick == trick) & (table.blocks == most)], "rate", "held_out"),
+        ):
+            label = TRICKS[trick].name if place is losses else None
+            median_and_band(place, runs, x, y, color=color, label=label, marker=marker, markersize=5, linestyle=dashes)
     for place, column in ((losses, "blocks"), (scores, "blocks"), (by_rate, "rate")):
         ticks = sorted(table[column].unique())
         place.set(xscale="log", xlabel=column)

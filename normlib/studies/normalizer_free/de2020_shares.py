@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from matplotlib.ticker import NullLocator
-from torch import nn
+from torch import Tensor
 
 from normlib.lab import Config, Drawing, Study, judge_effect, number
 from normlib.networks import ResNet
@@ -67,7 +67,7 @@ def network(c: Config, seed: int) -> ResNet:
     ).to(c.device)  # fmt: skip
 
 
-def measured(net: nn.Module, x: torch.Tensor) -> dict[str, list[float]]:
+def measured(net: ResNet, x: Tensor) -> dict[str, list[float]]:
     """Return mean squares in double precision: behind each block, and of what its branch adds in that and in the last output.
 
     The stem is linear, so the images are scaled to give its output the mean square 1.
@@ -76,7 +76,7 @@ def measured(net: nn.Module, x: torch.Tensor) -> dict[str, list[float]]:
     names = ["stem", *(f"blocks.{block}" for block in range(depth))]
     x = x / record_activations(net, x, ["stem"], training=True)["stem"].square().mean().sqrt()
     found = [values.double() for values in record_activations(net, x, names, training=True).values()]
-    kept = [block.join.shortcut_scale for block in net.blocks]
+    kept = [float(block.join.shortcut_scale) for block in net.blocks]  # type: ignore[union-attr, arg-type]
     added = [float((y - a * x).square().mean()) for x, y, a in zip(found, found[1:], kept, strict=False)]
     variance = [float(y.square().mean()) for y in found[1:]]
     left = [math.prod(a**2 for a in kept[block + 1 :]) for block in range(depth)]
@@ -138,7 +138,7 @@ def _(table):
         place.set_title(title, fontsize=9.5)
         place.set_xticks([tick for tick in ticks if tick <= depth], [str(tick) for tick in ticks if tick <= depth])
         place.xaxis.set_minor_locator(NullLocator())
-    axes[0].set_ylim(0.6, 2e4)
+    axes[0].set_ylim(0.6, 3e5)
     axes[0].legend(fontsize=8, loc="upper left", ncols=1)
     axes[2].set_ylim(1e-3, 1.2)
     grown = growth(table).median()
