@@ -37,7 +37,7 @@ class Arm:
 
 ARMS = {
     "batch": Arm("batch norm", TRICKS["batch"], norm_color("batch")),
-    "group": Arm("group norm", Trick("group norm", "group:size=8", bias=False), norm_color("group")),
+    "group": Arm("group norm", Trick("group norm", "group:size=8", bias=False), norm_color("group"), "--"),
     "books": Arm("NF, plain weights", TRICKS["nf_he"], norm_color("none")),
     "nf": Arm("NF", TRICKS["nf"], norm_color("scaled_weight")),
     "nf_agc": Arm("NF with AGC", TRICKS["nf"], norm_color("scaled_weight"), "--", AGC),
@@ -155,7 +155,7 @@ def _(table):
         ax.axhline(1, color=INK, linewidth=0.6)
     axes[0].set_ylabel("ratio to NF without clipping")
     lines = {label: line for ax in (axes[0], axes[2]) for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False, handlelength=3)
     last = {key: _at(table, "largest", key, "nf").median() for key in ARMS}
     ends = [number(_at(table, end, "batch", "nf_agc").median()) for end in ("smallest", "largest")]
     folded = number(_at(table, "largest", "batch_folded", "nf_fixed", mode="inference").median())
