@@ -25,7 +25,7 @@ ARMS = {  # norm, residual; how it is called, color, marker
     "rezero": ("none", "rezero", "ReZero", SKY, "D"),
 }
 NAMES = {arm: look[2] for arm, look in ARMS.items()}
-EVERY = 10  # steps in a point of the loss curve
+EVERY = 5  # steps in a point of the loss curve
 SAMPLES = 8  # images whose Jacobians are taken, as one batch
 
 rezero = Study(
@@ -35,12 +35,12 @@ rezero = Study(
     kind="train",
     vary={"arm": list(ARMS), "rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]},
     quick={
-        "data": "digits", "train": 512, "validation": 128, "test": 128, "layers": 8, "width": 16, "batch": 64, "steps": 60,
-        "target": 1.0, "rate": [3e-3, 1e-2],
+        "data": "digits", "train": 512, "validation": 128, "test": 128, "layers": 6, "width": 16, "batch": 64, "steps": 40,
+        "target": 1.3, "rate": [3e-3, 1e-2],
     },
     laptop={
-        "data": "fashion-mnist", "pool": 2, "train": 6_000, "validation": 1_000, "test": 2_000, "layers": 32, "width": 64,
-        "batch": 128, "steps": 240, "target": 0.6,
+        "data": "fashion-mnist", "pool": 2, "train": 6_000, "validation": 1_000, "test": 2_000, "layers": 24, "width": 64,
+        "batch": 128, "steps": 220, "target": 0.8,
     },
     full={"data": "cifar10", "validation": 5_000, "layers": 32, "width": 256, "batch": 128, "steps": 6_000, "target": 1.5},
 )  # fmt: skip
@@ -123,8 +123,8 @@ def steps_needed(table):
 
 
 def ratio(table, arm: str, other: str):
-    """Return the steps that one arm needs over those of another; what neither reaches has no ratio."""
-    steps = steps_needed(table)
+    """Return the steps that one arm needs over those of another; who never gets there counts with all steps of the run."""
+    steps = steps_needed(table).clip(upper=float(table.steps.iloc[0]))
     return steps[arm] / steps[other]
 
 
@@ -156,8 +156,8 @@ def _(table):
         f"of {table.steps.iloc[0]}: {said}. Rates by the loss on held-out images: {rates_in_words(rates, NAMES)}{ends}. **Right** "
         "Before training: smallest, median and largest singular value of what the hidden layers do to a small change of their "
         "input, an image at a time. In ReZero all are 1.",
-        alt="Left: training loss against the step for deep fully connected networks without shortcut, with shortcut, with batch "
-        "norm and with ReZero. Right: range of the singular values of each before training, log axis.",
+        alt="Left: training loss against the step for deep fully connected networks without shortcut, with one, with batch norm "
+        "and with ReZero. Right: range of the singular values of each before training, log axis.",
     )
 
 
@@ -175,11 +175,11 @@ def _(table):
 @rezero.claim(
     "faster",
     "ReZero trains a deep fully connected residual network 15 times as fast.",
-    criterion="steps until the mean training loss of 10 steps is at the target, each arm at its tuned rate, shortcut alone over "
+    criterion="steps until the mean training loss of 5 steps is at the target, each arm at its tuned rate, shortcut alone over "
     "ReZero: at least 7.5, half of what is claimed",
 )
 def _(table):
-    note = "infinite where the other arm did not get there"
+    note = "a run that never gets there counts with all its steps"
     return judge_effect("steps, shortcut alone / ReZero", ratio(table, "sum", "rezero"), claimed=(7.5, np.inf), null=1, note=note)
 
 
@@ -200,5 +200,5 @@ def _(table):
     by="notes",
 )
 def _(table):
-    note = "infinite where the other arm did not get there"
+    note = "a run that never gets there counts with all its steps"
     return judge_effect("steps, no shortcut / ReZero", ratio(table, "plain", "rezero"), claimed=(2, np.inf), null=1, note=note)

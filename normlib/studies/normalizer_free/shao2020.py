@@ -112,6 +112,8 @@ def _(table):
         median_and_band(right, runs, "layer", "mean_share", **look)
         if arm != "none":
             inside.append(runs.power.max())
+    for ax in (left, middle, right):
+        ax.set_xticks([0, blocks // 2, blocks])
     left.set(yscale="log", xlabel="block", ylabel="mean square of the stream", ylim=(0.5, 2 * max(inside)))
     middle.set(yscale="log", xlabel="block", ylabel="share of its branch in the output", ylim=(3e-4, 2))
     right.set(xlabel="block", ylabel="share of the channel means", ylim=(0, 1))

@@ -28,16 +28,16 @@ def test_the_spectrum_of_two_layers_without_shortcut() -> None:
     one = (first.layer.weight @ h > 0).float()
     two = (second.layer.weight @ (one * (first.layer.weight @ h)) > 0).float()
     jacobian = two[:, None] * second.layer.weight @ (one[:, None] * first.layer.weight)
-    assert trunk_spectrum(net, x)["largest"] == pytest.approx(float(torch.linalg.svdvals(jacobian)[0]), rel=1e-4)
+    assert trunk_spectrum(net, x)["largest"] == pytest.approx(float(torch.linalg.svdvals(jacobian.detach())[0]), rel=1e-4)
     assert trunk_spectrum(DeepNet(5, 6, 2, 2, "rezero", seed=0), x)["from_one"] < 1e-12
 
 
 def test_steps_are_compared_at_the_tuned_rates() -> None:
     rows = [
-        {"arm": arm, "rate": rate, "seed": s, "reached": 10.0 * rate * k, "held_out": rate * k}
+        {"arm": arm, "rate": rate, "seed": s, "reached": 10.0 * rate * k, "held_out": rate * k, "steps": 80}
         for arm, k in (("sum", 4), ("rezero", 1)) for rate in (1, 2) for s in range(2)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     assert ratio(table, "sum", "rezero").tolist() == [4.0, 4.0]
     table.loc[table.arm == "sum", "reached"] = np.inf
-    assert np.isinf(ratio(table, "sum", "rezero")).all()
+    assert ratio(table, "sum", "rezero").tolist() == [8.0, 8.0]
