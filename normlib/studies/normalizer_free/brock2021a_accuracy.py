@@ -45,7 +45,7 @@ def least_loss(classes: int) -> float:
 @table1.trial
 def _(c, seed):
     tune, images = images_for(c, seed)
-    net, loss = resnet(c, tune, c.trick, seed, **EXTRA[c.extra]), f"cross_entropy:smoothing={SMOOTHING}"
+    net, loss = resnet(c, tune, c.trick, seed, **EXTRA[c.extra]), f"cross_entropy:smoothing={SMOOTHING}"  # type: ignore[arg-type]
     history = fit(net, tune, steps=c.steps, rate=c.rate, seed=seed, batch=c.batch, loss=loss)
     if history.diverged_at is not None:
         raise Diverged(f"the loss is not finite at step {history.diverged_at}")
