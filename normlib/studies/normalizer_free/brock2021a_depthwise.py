@@ -112,7 +112,7 @@ def _(c, seed):
     batches = list(images.x_train[:512].split(c.batch))
     return {
         **columns,
-        "validation": 100 * population_accuracy(net, batches, images.x_test, images.y_test),
+        "held_out": 100 * population_accuracy(net, batches, images.x_test, images.y_test),
         "accuracy": 100 * population_accuracy(net, batches, tests.x_test, tests.y_test),
     }
 
@@ -124,7 +124,7 @@ def _(c, seed):
 
 def scores(table: pd.DataFrame) -> pd.DataFrame:
     """Return the test accuracy of each kind of filters and arm at its tuned rate, in percent: a row a seed."""
-    return side_by_side(tuned(table, ["filters", "arm"], "validation")[0], ["filters", "arm"], "accuracy")
+    return side_by_side(tuned(table, ["filters", "arm"], "held_out")[0], ["filters", "arm"], "accuracy")
 
 
 def untrained(table: pd.DataFrame, column: str, arm: str = "nf") -> pd.DataFrame:
@@ -145,7 +145,7 @@ def _(table):
         left.plot(at[kind], untrained(table, "expected")[kind][0].median(), "_", color=INK, markersize=22, zorder=1)
     note(left, "filled: images\nhollow: noise\nstrokes: expected, images", 0.97, 0.05, ha="right", fontsize=8.5)
     left.set(ylabel="variance kept by the first\n3 × 3 convolution, untrained", ylim=(0, 1.3))
-    kept_runs, rates = tuned(table, ["filters", "arm"], "validation")
+    kept_runs, rates = tuned(table, ["filters", "arm"], "held_out")
     runs = kept_runs.drop_duplicates(["seed", "filters", "arm"]).assign(place=lambda rows: rows.filters.map(at))
     for arm, (color, dash) in LOOKS.items():
         line = {"label": ARMS[arm], "linestyle": dash, "marker": "o", "markersize": 4}
