@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -62,7 +64,7 @@ def kept(x: Tensor, convolution: nn.Conv2d) -> float:
     """
     weight = convolution.weight.detach()
     out = F.conv2d(x, weight, None, convolution.stride, convolution.padding, 1, convolution.groups)
-    taps = F.unfold(x, 3, padding=convolution.padding, stride=convolution.stride)
+    taps = F.unfold(x, 3, padding=convolution.padding, stride=convolution.stride)  # type: ignore[arg-type]
     return channel_power(out).variance / (float(weight.square().flatten(1).sum(1).mean()) * channel_power(taps).variance)
 
 
@@ -72,8 +74,8 @@ def expected(x: Tensor, convolution: nn.Conv2d) -> float:
     A standardized filter points in a random direction among those that sum to zero. With $\Sigma$ the covariance of its $N$ taps it
     keeps $(\operatorname{tr} \Sigma - 1^T \Sigma 1 / N) / (N - 1)$, and $1^T \Sigma 1$ is the variance of the sum of the taps.
     """
-    groups = convolution.groups
-    taps = F.unfold(x, 3, padding=convolution.padding, stride=convolution.stride).unflatten(1, (groups, -1))
+    taps = F.unfold(x, 3, padding=convolution.padding, stride=convolution.stride)  # type: ignore[arg-type]
+    taps = taps.unflatten(1, (convolution.groups, -1))
     fan_in = taps.shape[2]
     total = channel_power(taps.sum(2)).variance  # the mean over groups
     trace = fan_in * channel_power(taps.flatten(1, 2)).variance
@@ -117,11 +119,6 @@ def _(c, seed):
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# What is read from the table
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
 def scores(table: pd.DataFrame) -> pd.DataFrame:
     """Return the test accuracy of each kind of filters and arm at its tuned rate, in percent: a row a seed."""
     return side_by_side(tuned(table, ["filters", "arm"], "held_out")[0], ["filters", "arm"], "accuracy")
@@ -148,7 +145,7 @@ def _(table):
     kept_runs, rates = tuned(table, ["filters", "arm"], "held_out")
     runs = kept_runs.drop_duplicates(["seed", "filters", "arm"]).assign(place=lambda rows: rows.filters.map(at))
     for arm, (color, dash) in LOOKS.items():
-        line = {"label": ARMS[arm], "linestyle": dash, "marker": "o", "markersize": 4}
+        line: dict[str, Any] = {"label": ARMS[arm], "linestyle": dash, "marker": "o", "markersize": 4}
         median_and_band(right, runs[runs.arm == arm], "place", "accuracy", color=color, **line)
     right.set(ylabel="test accuracy in %")
     right.legend(fontsize=8.5, loc="lower right")

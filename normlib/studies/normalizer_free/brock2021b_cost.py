@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ def network(c: Config, trick: Trick, seed: int) -> ResNet:
     """Build the residual network of version 2 with basic blocks, `c.stages` and `c.width`, that a trick names."""
     net = ResNet(c.stages, c.width, norm=trick.norm, residual=trick.residual, init=trick.init, bias=trick.bias, seed=seed)
     layout = torch.channels_last if c.channels_last else torch.contiguous_format
-    return net.to(c.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    return net.to(c.device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def training_step(c: Config, arm: Arm, seed: int, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
@@ -88,12 +89,12 @@ def prediction(c: Config, key: str, seed: int, x: Tensor) -> Callable[[], Tensor
 
     def step() -> Tensor:
         with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=c.precision == "bfloat16"):
-            return net(x)  # type: ignore[no-any-return]
+            return net(x)
 
     return step
 
 
-def seconds_of(c: Config, steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+def seconds_of(c: Config, steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Return the seconds of each step, the fastest of `c.rounds` turns, by the clock of the GPU or that of this process alone."""
     if c.device.startswith("cuda"):
         return {name: min(found) for name, found in step_seconds(steps, c.device, c.rounds, c.seconds).items()}
@@ -146,7 +147,7 @@ def _(table):
     for ax, (mode, column, title) in zip(axes, panels, strict=True):
         for key, arm in (ARMS if mode == "training" else INFERENCE).items():
             found = ratios(table, key, "nf", mode=mode, column=column).stack().rename("ratio").reset_index()
-            line = {"label": arm.name, "linestyle": arm.dash, "marker": "o", "markersize": 3.5}
+            line: dict[str, Any] = {"label": arm.name, "linestyle": arm.dash, "marker": "o", "markersize": 3.5}
             median_and_band(ax, found, "batch", "ratio", color=arm.color, **line)
         ax.set(xscale="log", xlabel="images in a step")
         ax.set_title(title, fontsize=9.5)
