@@ -164,8 +164,8 @@ def _(table):
 @rezero.claim(
     "isometry",
     "With ReZero a deep network begins as an isometry: every singular value of its Jacobian is 1.",
-    criterion="hidden layers at initialization, all singular values of the Jacobians of single images: largest distance from 1, over "
-    "images and seeds, at most 1e-9",
+    criterion="hidden layers at initialization, all singular values of the Jacobians of single images: largest distance from 1, "
+    "over images and seeds, at most 1e-9",
 )
 def _(table):
     distance = float(table[table.arm == "rezero"].from_one.max(skipna=False))
