@@ -198,7 +198,7 @@ def _(table):
 
 @depthwise.claim(
     "expectation",
-    "A standardized filter keeps, in expectation, the variance of its taps less that of their sum.",
+    "What a standardized filter keeps of the variance follows, in expectation, from the variances of its taps and of their sum.",
     criterion="NF before training, on images: the variance kept over its closed form, mean over blocks and kinds of filters, lies "
     "in 0.8 to 1.25",
     by="notes",
