@@ -9,7 +9,7 @@ from torch.nn.functional import relu
 from normlib.data import load
 from normlib.lab import Config
 from normlib.layers import BatchNorm
-from normlib.studies.normalizer_free.katago import closed, network
+from normlib.studies.normalizer_free.katago import closed, largest_rate, network
 
 CONFIG = Config({"stages": [1, 1], "width": 8})
 
@@ -39,3 +39,10 @@ def test_the_share_is_of_the_gap_and_there_is_none_without_a_gap() -> None:
     table = pd.DataFrame(rows, columns=["arm", "rate", "seed", "last_loss", "held_out"])
     share = closed(table, "nf", "batch", "last_loss")
     assert share[0] == 0.75 and pd.isna(share[1])
+
+
+def test_the_largest_rate_is_the_highest_that_trains() -> None:
+    losses = {0.1: 0.5, 0.3: 0.9, 1.0: 2.3, 3.0: float("nan")}
+    table = pd.DataFrame([("nf", rate, 0, loss) for rate, loss in losses.items()], columns=["arm", "rate", "seed", "last_loss"])
+    assert largest_rate(table, "nf").tolist() == [0.3]
+    assert largest_rate(table.assign(last_loss=2.3), "nf").tolist() == [0.0]
