@@ -55,7 +55,7 @@ def network(c: Config, images: Dataset, seed: int) -> ResNet:
     )
     if c.kind == "plain":
         for block in net.blocks:
-            block.join, block.shortcut = BranchAlone(), None
+            block.join, block.shortcut = BranchAlone(), None  # type: ignore[assignment]
     return net.to(c.device)
 
 
@@ -64,7 +64,7 @@ def first_over_last(net: ResNet, x: Tensor, y: Tensor) -> float:
 
     In front of a norm a gradient is as much smaller as the weights are larger, and the product does not depend on that.
     """
-    layers = [module for block in net.blocks for module in block.branch.modules() if isinstance(module, nn.Conv2d)]
+    layers = [module for block in net.blocks for module in block.branch.modules() if isinstance(module, nn.Conv2d)]  # type: ignore[union-attr]
     ends = [layers[0].weight, layers[-1].weight]
     gradients = torch.autograd.grad(cross_entropy(net.train()(x), y), ends)
     first, last = (float((w.norm() * g.norm()).detach()) for w, g in zip(ends, gradients, strict=True))
