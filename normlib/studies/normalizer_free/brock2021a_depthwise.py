@@ -148,7 +148,7 @@ def _(table):
         line: dict[str, Any] = {"label": ARMS[arm], "linestyle": dash, "marker": "o", "markersize": 4}
         median_and_band(right, runs[runs.arm == arm], "place", "accuracy", color=color, **line)
     right.set(ylabel="test accuracy in %")
-    right.legend(fontsize=8.5, loc="lower right")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5, handlelength=3)
     for ax in (left, right):
         ax.set_xticks(range(len(kinds)), kinds)
         ax.set_xlim(-0.4, len(kinds) - 0.6)
