@@ -121,7 +121,8 @@ def _(table):
         f"the sampling recipe is {number(100 * (rows.recipe / rows.gamma - 1).median())} % above it (median of the activations). "
         f"**Right** Input of standard deviation β: with f(x/β) the variance is 1 (dotted), with f(x)/β it is {said} at β = "
         f"{max(SCALES):g}. **Not drawn** Behind {int(table.depth.iloc[0])} dense layers of {int(table.width.iloc[0])} units the "
-        f"variance is {number(rows.with_gain.min())} to {number(rows.with_gain.max())} with the gain; with γ = 1 it is "
+        f"variance is {number(rows.with_gain.min())} to {number(rows.with_gain.max())} with the gain, farthest from 1 for "
+        f"{(rows.with_gain - 1).abs().idxmax()}; with γ = 1 it is "
         f"{number(rows.without_gain['relu'])} for ReLU.",
         alt="Left: for twelve activations, released gain and sampled gains with their spread, in percent above the integral. "
         "Right: variance against the standard deviation of the input for four activations when 1/β follows f.",
