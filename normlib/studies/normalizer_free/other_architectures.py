@@ -26,8 +26,7 @@ NAMES = {"plain": "plain", "dense": "DenseNet", "depthwise": "depthwise", "vit":
 NETWORKS = list(NAMES)
 ARM = ["network", "way"]
 USUAL = {"plain": "batch", "dense": "batch", "depthwise": "batch", "vit": "layer"}
-USUAL_NAMES = {"batch": "BN", "layer": "LN"}
-WAYS = {"norm": ("its norm", "o"), "nf": ("NF", "D"), "none": ("nothing", "^")}
+WAYS = {"norm": "o", "nf": "D", "none": "^"}  # and their markers
 ALPHA = 0.2
 WITHIN = 2.0  # points of test accuracy that still count as the same
 # The rate that the grid of an arm stands around, by a pilot of one seed on held-out images.
@@ -154,6 +153,11 @@ def _said(columns) -> str:
     return ", ".join(f"{NAMES[name]} {number(columns[name].median())}" for name in columns)
 
 
+def called(network: str, way: str) -> str:
+    """Return the name of an arm of a network."""
+    return {"norm": "LN" if network == "vit" else "BN", "nf": "NF", "none": "nothing"}[way]
+
+
 @other.draw
 def _(table):
     rates = tuned(table, ARM, "held_out")[1]
@@ -162,7 +166,7 @@ def _(table):
     figure, (upper, lower) = subplots(2, 4, height=2.1, sharey="row")
     for top, bottom, (network, name) in zip(upper, lower, NAMES.items(), strict=True):
         top.axhline(1, color=INK, linewidth=0.8, linestyle=":")
-        for place, (way, (_, marker)) in enumerate(WAYS.items()):
+        for place, (way, marker) in enumerate(WAYS.items()):
             color = {"norm": norm_color(USUAL[network]), "nf": OLIVE, "none": GRAY}[way]
             if way != "norm":  # behind a norm the next layer is given variance 1, whatever this one puts out
                 arm = first[(first.network == network) & (first.way == way)]
@@ -172,12 +176,12 @@ def _(table):
             bottom.plot([place - 0.25, place + 0.25], [column.median()] * 2, color=color)
         top.set(yscale="log", xlabel="share of depth", xlim=(-0.05, 1.08), xticks=[0, 1], title=name)
         bottom.set(xlim=(-0.6, 2.6))
-        bottom.set_xticks(range(3), [USUAL_NAMES[USUAL[network]], "NF", "nothing"], fontsize=8.5)
+        bottom.set_xticks(range(3), [called(network, way) for way in WAYS], fontsize=8.5)
     upper[0].set_ylabel("variance put out\n(stem: 1)")
     lower[0].set_ylabel("test accuracy (%)")
     note(upper[1], "NF", 0.05, 0.05, color=OLIVE)
     note(upper[1], "nothing", 0.95, 0.05, ha="right", color=GRAY)
-    ends = [f"{NAMES[network]} {WAYS[way][0]}" for network, way in at_ends(table, ARM, rates)]
+    ends = [f"{NAMES[network]} {called(network, way)}" for network, way in at_ends(table, ARM, rates)]
     told = "; ".join(f"{name} {', '.join(number(rates[network, way]) for way in WAYS)}" for network, name in NAMES.items())
     return Drawing(
         figure,
@@ -195,8 +199,7 @@ def _(table):
 WORKS = {
     "plain": "Batch norm can be removed from a plain convolutional network, too: standardized weights lose less than two points.",
     "dense": "Batch norm can be removed from a DenseNet, too: standardized weights lose less than two points.",
-    "depthwise": "Batch norm can be removed from a residual network of depthwise convolutions, too: standardized weights and books "
-    "lose less than two points.",
+    "depthwise": "Batch norm can be removed from a depthwise residual network, too: NF loses less than two points.",
     "vit": "Layer norm can be removed from a vision transformer, too: standardized weights and books lose less than two points.",
 }
 
@@ -206,14 +209,14 @@ def judge_works(table, network: str):
     lost = points(table, "norm", "nf")[network]
     ahead = f"NF less nothing: {number(points(table, 'nf', 'none')[network].median())}"
     return judge_effect(
-        f"points of test accuracy, {USUAL_NAMES[USUAL[network]]} less NF", lost, claimed=(-np.inf, WITHIN), null=WITHIN, note=ahead
+        f"points of test accuracy, {called(network, 'norm')} less NF", lost, claimed=(-np.inf, WITHIN), null=WITHIN, note=ahead
     )
 
 
 for _network, _statement in WORKS.items():
     other.claim(
         _network, _statement,
-        criterion=f"each at its best rate, test accuracy of {USUAL_NAMES[USUAL[_network]]} less that of NF, below two points",
+        criterion=f"each at its best rate, test accuracy of {called(_network, 'norm')} less that of NF, below two points",
     )(partial(judge_works, network=_network))  # fmt: skip
 
 
@@ -226,10 +229,8 @@ for _network, _statement in WORKS.items():
 )
 def _(table):
     ahead = points(table, "nf", "none")
-    smallest = ahead.min(axis=1, skipna=False)
-    return judge_effect(
-        "points, NF less nothing, smallest of four", smallest, claimed=(0, np.inf), null=0, note=f"medians: {_said(ahead)}"
-    )
+    said, smallest = _said(ahead), ahead.min(axis=1, skipna=False)
+    return judge_effect("points, NF less nothing, smallest of four", smallest, claimed=(0, np.inf), null=0, note=f"medians: {said}")
 
 
 @other.claim(
