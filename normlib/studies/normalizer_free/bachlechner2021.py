@@ -20,8 +20,8 @@ from normlib.training import Update, evaluate, train
 
 ARMS = {  # norm, residual; how it is called, color, marker
     "plain": ("none", None, "no shortcut", ORANGE, "v"),
-    "sum": ("none", "sum", "shortcut", GRAY, "o"),
-    "batch": ("batch", "sum", "shortcut, batch norm", BLUE, "s"),
+    "sum": ("none", "sum", "shortcut alone", GRAY, "o"),
+    "batch": ("batch", "sum", "batch norm", BLUE, "s"),
     "rezero": ("none", "rezero", "ReZero", SKY, "D"),
 }
 NAMES = {arm: look[2] for arm, look in ARMS.items()}
@@ -35,12 +35,12 @@ rezero = Study(
     kind="train",
     vary={"arm": list(ARMS), "rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]},
     quick={
-        "data": "digits", "train": 512, "validation": 128, "test": 128, "layers": 6, "width": 16, "batch": 64, "steps": 40,
-        "target": 1.3, "rate": [3e-3, 1e-2],
+        "data": "digits", "train": 512, "validation": 128, "test": 128, "layers": 6, "width": 16, "batch": 64, "steps": 30,
+        "target": 1.5, "rate": [3e-3, 1e-2],
     },
     laptop={
         "data": "fashion-mnist", "pool": 2, "train": 6_000, "validation": 1_000, "test": 2_000, "layers": 24, "width": 64,
-        "batch": 128, "steps": 220, "target": 0.8,
+        "batch": 128, "steps": 200, "target": 0.8,
     },
     full={"data": "cifar10", "validation": 5_000, "layers": 32, "width": 256, "batch": 128, "steps": 6_000, "target": 1.5},
 )  # fmt: skip
