@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ ARMS = {  # norm, residual; how it is called, color, marker
 }
 NAMES = {arm: look[2] for arm, look in ARMS.items()}
 EVERY = 5  # steps in a point of the loss curve
+SMALLEST = 1e-8  # where singular values of zero are drawn
 SAMPLES = 8  # images whose Jacobians are taken, as one batch
 
 rezero = Study(
@@ -87,8 +89,14 @@ def trunk_spectrum(net: DeepNet, x: Tensor) -> dict[str, float]:
 def _(c, seed):
     tuning, tests = images_for(c, seed)
     net = DeepNet(tuning.x_train[0].numel(), c.width, c.layers, tuning.classes, c.arm, seed).to(c.device)
-    columns = trunk_spectrum(net, tuning.x_train[:SAMPLES])
-    how = {"steps": c.steps, "batch_size": c.batch, "rate": c.rate, "update": Update(optimizer="adam"), "seed": seed}
+    columns: dict[str, Any] = {**trunk_spectrum(net, tuning.x_train[:SAMPLES])}
+    how: dict[str, Any] = {
+        "steps": c.steps,
+        "batch_size": c.batch,
+        "rate": c.rate,
+        "update": Update(optimizer="adam"),
+        "seed": seed,
+    }
     run = train(net, tuning.x_train, tuning.y_train, **how)
     means = run.loss[: len(run.loss) // EVERY * EVERY].reshape(-1, EVERY).mean(1)
     every = max(1, -(-len(means) // 60))
@@ -136,7 +144,7 @@ def _(table):
     for row, (arm, (*_, label, color, marker)) in enumerate(ARMS.items()):
         runs = kept[kept.arm == arm]
         median_and_band(left, runs, "step", "loss", color=color, label=label, marker=marker, markevery=5)
-        ends = runs.drop_duplicates("seed")[["smallest", "middle", "largest"]].median().clip(lower=1e-12)
+        ends = runs.drop_duplicates("seed")[["smallest", "middle", "largest"]].median().clip(lower=SMALLEST)
         right.plot([ends.smallest, ends.largest], [row, row], color=color, linewidth=2)
         right.plot(ends.middle, row, marker, color=color)
     left.axhline(target, color=GRID, zorder=0)
@@ -155,7 +163,7 @@ def _(table):
         f"Adam, {table.batch.iloc[0]} images per update and per statistic of batch norm. Steps to a loss of {number(target)}, "
         f"of {table.steps.iloc[0]}: {said}. Rates by the loss on held-out images: {rates_in_words(rates, NAMES)}{ends}. **Right** "
         "Before training: smallest, median and largest singular value of what the hidden layers do to a small change of their "
-        "input, an image at a time. In ReZero all are 1.",
+        "input, an image at a time; those of 0 stand at the left edge. In ReZero all are 1.",
         alt="Left: training loss against the step for deep fully connected networks without shortcut, with one, with batch norm "
         "and with ReZero. Right: range of the singular values of each before training, log axis.",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ def power(x: Tensor) -> float:
 def _(c, seed):
     trick = TRICKS[c.trick]
     norm = trick.norm if c.trick == "batch" else "none"
-    shape = {"padding_mode": "circular", "norm": norm, "residual": trick.residual}
+    shape: dict[str, Any] = {"padding_mode": "circular", "norm": norm, "residual": trick.residual}
     blocks = ResNet([c.blocks], c.width, init="he", seed=seed, **shape).blocks.to(c.device)
     x = torch.randn(c.images, c.width, c.side, c.side, generator=torch.Generator().manual_seed(seed)).to(c.device)
     stream = [x, *record_activations(blocks, x, [str(at) for at in range(c.blocks)], training=True).values()]
@@ -106,7 +108,7 @@ def _(table):
     for arm, (color, marker) in ARMS.items():
         runs = table[table.trick == arm]
         every = max(1, blocks // 8)
-        look = {"color": color, "marker": marker, "markevery": every}
+        look: dict[str, Any] = {"color": color, "marker": marker, "markevery": every}
         median_and_band(left, runs, "layer", "power", label=NAMES[arm], **look)
         median_and_band(middle, runs[runs.layer > 0], "layer", "share", **look)
         median_and_band(right, runs, "layer", "mean_share", **look)

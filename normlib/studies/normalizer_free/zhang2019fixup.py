@@ -51,9 +51,11 @@ def network(c: Config, channels: int, seed: int) -> ResNet:
     with torch.no_grad():
         if c.arm == "zeros":  # undo rule 2: the layers before the last as He's rule drew them
             for block in net.blocks:
-                for layer in _convolutions(block.branch)[:-1]:
+                for layer in _convolutions(block.get_submodule("branch"))[:-1]:
                     layer.weight.div_(fixup_factor(c.blocks, UNITS[c.unit]))
-        head = make_initializer("lecun")(net.head.weight, torch.Generator().manual_seed(seed))  # the same at every depth
+        head = make_initializer("lecun")(
+            net.head.get_parameter("weight"), torch.Generator().manual_seed(seed)
+        )  # the same at every depth
         if c.head == "zero":
             head.zero_()
     return net.to(c.device)
