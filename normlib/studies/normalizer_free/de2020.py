@@ -112,14 +112,17 @@ def _(table):
             (by_rate, table[(table.trick == trick) & (table.blocks == most)], "rate", "held_out"),
         ):
             label = TRICKS[trick].name if place is losses else None
-            median_and_band(place, runs, x, y, color=color, label=label, marker=marker, markersize=5, linestyle=dashes)
+            style = {"marker": marker, "markersize": 5, "linestyle": dashes, "errorbar": None}
+            median_and_band(place, runs, x, y, color=color, label=label, **style)
+            if place is scores:
+                place.plot(runs[x], runs[y], marker, color=color, markersize=3, alpha=0.4)
     for place, column in ((losses, "blocks"), (scores, "blocks"), (by_rate, "rate")):
         ticks = sorted(table[column].unique())
         place.set(xscale="log", xlabel=column)
         place.set_xticks(ticks, [number(tick) for tick in ticks])
         place.xaxis.set_minor_locator(NullLocator())
     losses.axhline(math.log(10), color=INK, linewidth=0.8, linestyle=":")
-    losses.set_ylim(None, 3.2)
+    losses.set_ylim(0, 3.2)
     for place, title in ((losses, "training loss"), (scores, "test accuracy (%)"), (by_rate, f"held out (%), {most} blocks")):
         place.set_title(title, fontsize=10)
     figure.legend(loc="outside lower center", ncols=4, fontsize=9)
@@ -135,7 +138,7 @@ def _(table):
         caption=f"Residual networks after {table.steps.iloc[0]} updates of {table.batch.iloc[0]} images; a statistic of batch norm "
         f"is of as many. In each cell the rate is the best of {table.rate.nunique()} by held-out images; {len(cells)} of "
         f"{len(rates)} cells have it at an end of those tried. **Left** Training loss, mean of the last {LAST} updates; dotted: a "
-        f"guess. **Middle** Test accuracy. With {most} blocks: {said}. The most blocks that train: {number(reached['batch'])} with "
+        f"guess. **Middle** Test accuracy; lines are medians, faint marks are seeds. With {most} blocks: {said}. The most blocks that train: {number(reached['batch'])} with "
         f"batch norm, {number(reached['none'])} without. **Right** Held-out accuracy by rate with {most} blocks; the best: "
         f"{rates_in_words(chosen, names)}{ends}. Runs whose loss was not finite are left out. "
         f"Recipe: {RECIPE}.",

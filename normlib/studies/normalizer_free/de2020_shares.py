@@ -141,6 +141,8 @@ def _(table):
     axes[0].set_ylim(0.6, 3e5)
     axes[0].legend(fontsize=8, loc="upper left", ncols=1)
     axes[2].set_ylim(1e-3, 1.2)
+    axes[1].set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1], ["0.02", "0.05", "0.1", "0.2", "0.5", "1"])
+    axes[1].yaxis.set_minor_locator(NullLocator())
     grown = growth(table).median()
     first, last = (side_by_side(table, "trick", "share", block=block).median() for block in (1, depth))
     return Drawing(
