@@ -67,9 +67,9 @@ def build(c: Config, images: Dataset, seed: int) -> nn.Module:
     channels, side, _ = images.shape
     shared = {"in_channels": channels, "classes": images.classes, "norm": trick.norm, "init": trick.init, "seed": seed}
     if c.network == "plain":
-        return PlainConvNet(c.depth, c.width, image_size=side, **shared).to(c.device)
+        return PlainConvNet(c.depth, c.width, image_size=side, **shared).to(c.device)  # type: ignore
     if c.network == "dense":
-        return DenseNet(c.layers, c.growth, bias=trick.bias, **shared).to(c.device)
+        return DenseNet(c.layers, c.growth, bias=trick.bias, **shared).to(c.device)  # type: ignore
     if c.network == "depthwise":
         narrow = Config({**c, "width": c.width // 4}, c.device)  # it is six times as wide inside
         return resnet(narrow, images, key, seed, unit="inverted")
@@ -87,9 +87,9 @@ def transformer(c: Config, images: Dataset, seed: int) -> ViT:
     if c.way == "nf":
         sublayers = [sublayer for block in net.blocks for sublayer in (block.attention, block.mlp)]
         for sublayer, book in zip(sublayers, expected_variances([len(sublayers)], ALPHA), strict=True):
-            sublayer.before, sublayer.inside = Scale(1 / book.beta), Scale(ALPHA)
+            sublayer.before, sublayer.inside = Scale(1 / book.beta), Scale(ALPHA)  # type: ignore
         for block in net.blocks:  # the other linear layers take in no activation
-            block.mlp.branch.activation = nn.Sequential(block.mlp.branch.activation, Scale(activation_gain("gelu")))
+            block.mlp.branch.activation = nn.Sequential(block.mlp.branch.activation, Scale(activation_gain("gelu")))  # type: ignore
     return net
 
 
@@ -107,7 +107,7 @@ def passed_on(net: nn.Module, x: Tensor) -> list[float]:
     if isinstance(net, PlainConvNet):
         names = [f"blocks.{at}.layer" for at in range(len(net.blocks))]
     else:
-        inner = [at for at, part in enumerate(net.blocks) if not isinstance(net, DenseNet) or isinstance(part, DenseLayer)]
+        inner = [at for at, part in enumerate(net.blocks) if not isinstance(net, DenseNet) or isinstance(part, DenseLayer)]  # type: ignore
         names = ["stem", *(f"blocks.{at}.branch" for at in inner)]
     stem, *others = reduce_activations(net, x, lambda t: channel_power(t).variance, names, training=True).values()
     return [value / stem for value in others]
