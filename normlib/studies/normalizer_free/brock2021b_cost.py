@@ -171,7 +171,7 @@ def _(table):
         f"norm, {number(last['group'])} with group norm, {number(last['books'])} with NF's weights left plain, "
         f"{number(last['nf_agc'])} with AGC; batch norm holds {memory} times the memory at its peak. Batch norm over NF "
         f"with AGC takes {ends[0]} times the time at {batches[0]} images, {ends[1]} times at {batches[-1]}. In inference, folded "
-        f"batch norm over NF with its weights computed once: {folded}. AGC only adds work: where its line is below 1, that is noise.",
+        f"batch norm over NF with its weights computed once: {folded}. AGC only adds work: below 1 its line is noise.",
         alt="Three panels against the number of images: time and peak memory of a training step and time of inference, each as a "
         "ratio to the normalizer-free network, for batch norm, group norm and normalizer-free arms.",
     )
@@ -192,7 +192,7 @@ def _(table):
 
 @cost.claim(
     "at-hand",
-    "On the device at hand, too, the step with batch norm takes longer, clipping included.",
+    "On the device at hand, too, the step with batch norm takes longer at the largest batch, clipping included.",
     criterion="at the largest batch the time of the step with batch norm is at least 1.05 times that of NF with AGC",
     by="notes",
 )
@@ -203,7 +203,7 @@ def _(table):
 
 @cost.claim(
     "memory",
-    "Batch norm costs memory: at its peak the step holds more than that of the normalizer-free network.",
+    "Batch norm costs memory: at the largest batch its step holds more at the peak than the normalizer-free one.",
     criterion="at the largest batch the peak memory of the step with batch norm, over that of NF without clipping, is above 1",
 )
 def _(table):
@@ -213,7 +213,7 @@ def _(table):
 
 @cost.claim(
     "standardization",
-    "Standardizing the weights costs at most a tenth of the step.",
+    "At the largest batch, standardizing the weights adds at most a tenth to the step.",
     criterion="at the largest batch the time of the NF step is at most 1.1 times that of the same network with plain weights",
     by="notes",
 )
