@@ -42,7 +42,7 @@ other = Study(
     item="question 3",
     title="Can this also work for other architectures? A plain net, a DenseNet, depthwise convolutions, a vision transformer",
     kind="train",
-    vary={"network": NETWORKS, "way": list(WAYS), "multiple": [0.3, 1.0, 3.0]},
+    vary={"network": NETWORKS, "way": list(WAYS), "multiple": [0.1, 0.3, 1.0, 3.0]},
     quick={
         "data": "digits", "train": 512, "validation": 128, "test": 128, "depth": 5, "width": 8, "layers": [1, 1], "growth": 4,
         "stages": [1, 1], "group_size": 1, "patch": 4, "dim": 16, "blocks": 1, "batch": 32, "steps": 8, "multiple": [1.0],
