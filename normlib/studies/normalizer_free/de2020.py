@@ -112,8 +112,9 @@ def _(table):
             (by_rate, table[(table.trick == trick) & (table.blocks == most)], "rate", "held_out"),
         ):
             label = TRICKS[trick].name if place is losses else None
-            style = {"marker": marker, "markersize": 5, "linestyle": dashes, "errorbar": None}
-            median_and_band(place, runs, x, y, color=color, label=label, **style)
+            median_and_band(
+                place, runs, x, y, color=color, label=label, marker=marker, markersize=5, linestyle=dashes, errorbar=None
+            )  # fmt: skip
             if place is scores:
                 place.plot(runs[x], runs[y], marker, color=color, markersize=3, alpha=0.4)
     for place, column in ((losses, "blocks"), (scores, "blocks"), (by_rate, "rate")):
@@ -138,7 +139,8 @@ def _(table):
         caption=f"Residual networks after {table.steps.iloc[0]} updates of {table.batch.iloc[0]} images; a statistic of batch norm "
         f"is of as many. In each cell the rate is the best of {table.rate.nunique()} by held-out images; {len(cells)} of "
         f"{len(rates)} cells have it at an end of those tried. **Left** Training loss, mean of the last {LAST} updates; dotted: a "
-        f"guess. **Middle** Test accuracy; lines are medians, faint marks are seeds. With {most} blocks: {said}. The most blocks that train: {number(reached['batch'])} with "
+        f"guess. **Middle** Test accuracy; lines are medians, faint marks are seeds. "
+        f"With {most} blocks: {said}. The most blocks that train: {number(reached['batch'])} with "
         f"batch norm, {number(reached['none'])} without. **Right** Held-out accuracy by rate with {most} blocks; the best: "
         f"{rates_in_words(chosen, names)}{ends}. Runs whose loss was not finite are left out. "
         f"Recipe: {RECIPE}.",
