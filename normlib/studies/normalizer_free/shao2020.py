@@ -129,8 +129,8 @@ def _(table):
         f"$1/\\sqrt L$ by {number(grown.skipinit_root)}, NF by {number(grown.nf_he)}, the sum by {number(grown['none'])} (beyond "
         "the panel). **Middle** What each branch makes up of the output. The upper half of the branches has "
         f"{number(halves.rescale)} times what the lower half has in RescaleNet, {number(halves.batch)} times with batch norm; the "
-        f"input keeps {number(input_share.rescale)} of the output in RescaleNet, {number(input_share.nf_he)} in NF, {number(input_share.batch)} "
-        "with batch norm. "
+        f"input keeps {number(input_share.rescale)} of the output in RescaleNet, {number(input_share.nf_he)} in "
+        f"NF, {number(input_share.batch)} with batch norm. "
         f"**Right** Nobody centers here: the means of the channels grow to {number(means.rescale)} of the mean square in "
         f"RescaleNet, to {number(means['none'])} with the plain sum.",
         alt="Three panels against the block, for six ways to join branches. Mean square of the stream, share of each branch in the "
