@@ -17,7 +17,7 @@ from normlib.training import evaluate
 
 ARMS = {"batch": norm_color("batch"), "nf_zero": norm_color("scaled_weight"), "nf": norm_color("scaled_weight")}
 ARMS |= {"skipinit": GRAY, "fixup": GRAY}
-NAMES = {"batch": "BN", "nf_zero": "NF (SkipInit 0)", "nf": "NF", "skipinit": "SkipInit", "fixup": "Fixup"}
+NAMES = {"batch": "BN", "nf_zero": "NF (SkipInit at 0)", "nf": "NF", "skipinit": "SkipInit", "fixup": "Fixup"}
 EXTRA = {"without": {}, "with": {"drop_path": 0.1, "dropout": 0.25}}  # stochastic depth at the last block; dropout before the head
 FACES = {"without": "none", "with": "full"}
 SMOOTHING = 0.1  # of the labels, in every arm
@@ -106,7 +106,7 @@ def _(table):
     passes = runs.steps / (count // runs.batch)
     return Drawing(
         figure,
-        caption=f"Test accuracy of BN less that of NF with SkipInit 0, in points: {_signed(leads['without'])} without extra "
+        caption=f"Test accuracy of BN less that of NF with SkipInit at 0, in points: {_signed(leads['without'])} without extra "
         f"regularization, {_signed(leads['with'])} with it (median and range over seeds). Residual networks after "
         f"{runs.steps} updates on {count} images, {number(passes)} passes; "
         f"{runs.batch} images an update and, for BN, a statistic. Labels are smoothed by {SMOOTHING} everywhere. *Extra* is "
@@ -127,8 +127,8 @@ def _signed(differences) -> str:
 @table1.claim(
     "lead",
     "Without extra regularization the network with batch norm is ahead of the normalizer-free one.",
-    criterion="each at its best rate, without stochastic depth and dropout: test accuracy of BN less that of NF with SkipInit 0, "
-    "above 0",
+    criterion="each at its best rate, without stochastic depth and dropout: test accuracy of BN less that of NF with SkipInit at "
+    "0, above 0",
 )
 def _(table):
     scores = chosen(table)["without"]
@@ -138,7 +138,7 @@ def _(table):
 @table1.claim(
     "closes",
     "With stochastic depth and dropout the normalizer-free network is level with batch norm or ahead of it.",
-    criterion="each at its best rate, with both: test accuracy of NF with SkipInit 0 less that of BN, at least −0.5 points",
+    criterion="each at its best rate, with both: test accuracy of NF with SkipInit at 0 less that of BN, at least −0.5 points",
 )
 def _(table):
     scores = chosen(table)["with"]
@@ -149,8 +149,8 @@ def _(table):
 @table1.claim(
     "helps-more",
     "Stochastic depth and dropout do more for the normalizer-free network than for the one with batch norm.",
-    criterion="each at its best rate: what extra regularization adds to the test accuracy of NF with SkipInit 0, less what it adds "
-    "to that of BN, above 0",
+    criterion="each at its best rate: what extra regularization adds to the test accuracy of NF with SkipInit at 0, less what it "
+    "adds to that of BN, above 0",
 )
 def _(table):
     scores = chosen(table)
@@ -163,7 +163,7 @@ def _(table):
 @table1.claim(
     "ahead-of-older",
     "The normalizer-free network is ahead of SkipInit and of Fixup, with extra regularization and without.",
-    criterion="each at its best rate: test accuracy of NF with SkipInit 0 less that of SkipInit and of Fixup, with and without; "
+    criterion="each at its best rate: test accuracy of NF with SkipInit at 0 less that of SkipInit and of Fixup, with and without; "
     "the smallest of the four differences, above 0",
 )
 def _(table):
@@ -189,8 +189,8 @@ def _(table):
 @table1.claim(
     "start-at-zero",
     "Whether the branches of the normalizer-free network start at zero changes its accuracy by less than one point.",
-    criterion="each at its best rate: test accuracy of NF less that of NF with SkipInit 0, with and without extra regularization: "
-    "the larger size of the two, below 1",
+    criterion="each at its best rate: test accuracy of NF less that of NF with SkipInit at 0, with and without extra "
+    "regularization: the larger size of the two, below 1",
     by="notes",
 )
 def _(table):

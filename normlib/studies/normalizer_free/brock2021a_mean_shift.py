@@ -76,7 +76,7 @@ def _(table):
             for column in shown:
                 hollow = padding == "zeros" or column == "squared_mean"
                 style = {"linestyle": "none", "marker": markers[column], "markersize": 5, "err_style": "bars"}
-                median_and_band(ax, runs, "block", column, color=color, mfc=PAPER if hollow else color, **style)
+                median_and_band(ax, runs, "block", column, color=color, mfc=PAPER if hollow else color, **style)  # type: ignore[arg-type]
                 ax.plot(blocks, [getattr(one, column) for one in said], color=INK, linewidth=0.9)
         ax.set(title=title, xlabel="block")
         ax.set_xticks(blocks)
@@ -137,9 +137,9 @@ def _(table):
 def _(table):
     ratios = []
     for arm in ("nf_he", "none"):
-        said = np.array([one.variance / (one.variance + one.squared_mean) for one in _predicted(table, arm)])
+        share = np.array([one.variance / (one.variance + one.squared_mean) for one in _predicted(table, arm)])
         variance, mean = _arm(table, arm, "variance"), _arm(table, arm, "squared_mean")
-        ratios.append((variance / (variance + mean) / said).mean(axis=1))
+        ratios.append((variance / (variance + mean) / share).mean(axis=1))
     farther = ratios[0].where((ratios[0] - 1).abs() > (ratios[1] - 1).abs(), ratios[1])
     said = f"{number(ratios[0].median())} with the books, {number(ratios[1].median())} without"
     return judge_effect("measured / predicted share", farther, claimed=(0.85, 1.15), null=np.nan, note=said)

@@ -60,7 +60,7 @@ def network(arm: str, stages: list[int], width: int, seed: int, padding: str = "
     """
     shape = {"width": width, "unit": "bottleneck", "seed": seed, "padding_mode": padding}
     if arm == "nf_ws":
-        return nf_resnet(stages, alpha=1.0, **shape)
+        return nf_resnet(stages, alpha=1.0, **shape)  # type: ignore[arg-type]
     if arm == "relu_bn":
         return ResNet(stages, order="activation-norm", init="lecun", **shape)  # type: ignore[arg-type]
     if arm == "bn_relu":
@@ -122,7 +122,7 @@ def _(table):
             for _, stage in table[table.arm == key].groupby("stage"):
                 first = stage.stage.iloc[0] == 1
                 line = {"linestyle": arm.dash, "linewidth": 1.6, "label": arm.name if first else None}
-                median_and_band(ax, stage, "block", column, color=arm.color, **line)
+                median_and_band(ax, stage, "block", column, color=arm.color, **line)  # type: ignore[arg-type]
         for key in ("bn_relu", "relu_bn", "nf_he"):
             for _, stage in _predicted(table, key).groupby("stage"):
                 ax.plot(stage.block, stage[column], color=INK, linewidth=0.7, zorder=3)

@@ -26,7 +26,7 @@ from normlib.training import accuracy
 ARMS = {  # name, color
     "batch": ("batch norm", norm_color("batch")),
     "none": ("no norm", norm_color("none")),
-    "skipinit_root": ("SkipInit, 1/√L", SKY),
+    "skipinit_root": ("SkipInit at 1/√L", SKY),
     "nf": ("NF", OLIVE),
     "nf + shift": ("NF, shifts", GREEN),
     "nf + shift + centering": ("NF, shifts, centered", VERMILION),
@@ -71,7 +71,7 @@ class Shift(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Shift each channel of (N, C, H, W)."""
-        output: Tensor = _Centering.apply(input) if self.centers else input  # type: ignore[no-untyped-call]
+        output: Tensor = _Centering.apply(input) if self.centers else input
         return output + per_channel(self.bias, input)
 
 
@@ -127,7 +127,7 @@ def _(c, seed):
     means, scales = shares(net, x, y)
     looks = np.unique(np.geomspace(2, c.steps, c.looks).astype(int)).tolist()
 
-    def look(step: int, model: nn.Module) -> dict[str, float]:
+    def look(step: int, model: Any) -> dict[str, float]:
         return {"mean": float(np.mean(shares(model, x, y)[0]))}
 
     rate = c.rate * SLOWER.get(c.arm, 1.0)

@@ -27,7 +27,7 @@ NAMES |= {arm: f"{NAMES[arm.partition(ONE)[0]]} + one {arm.partition(ONE)[2]} no
 COLORS = {"batch": norm_color("batch"), "constants": GRAY, "nf": norm_color("scaled_weight")}
 STYLES = {"": "-", "batch": "--", "layer": ":"}
 CLASSES = 10  # of every data set in use
-RATES = [0.03, 0.1, 0.3, 1.0, 3.0]
+RATES = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
 
 one_bn = Study(
     "katago.one_bn",

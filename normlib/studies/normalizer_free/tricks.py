@@ -40,14 +40,14 @@ TRICKS = {
     "batch": Trick("batch norm", "batch", bias=False),
     "none": Trick("no norm"),
     "scaled_sum": Trick("sum / √2", residual="scaled_sum"),
-    "skipinit": Trick("SkipInit, 0", residual="skipinit"),
-    "skipinit_root": Trick("SkipInit, 1/√L", residual="skipinit:gain=1/sqrt(d)"),
+    "skipinit": Trick("SkipInit at 0", residual="skipinit"),
+    "skipinit_root": Trick("SkipInit at 1/√L", residual="skipinit:gain=1/sqrt(d)"),
     "rezero": Trick("ReZero", residual="rezero"),
-    "fixup": Trick("Fixup", residual="fixup"),
+    "fixup": Trick("Fixup", residual="fixup", bias=False),  # it has scalar biases of its own
     "rescale": Trick("RescaleNet", residual="rescale"),
     "nf": Trick("NF", "scaled_weight:gain=relu", "nf:alpha=0.2", "lecun"),
-    "nf_zero": Trick("NF, SkipInit 0", "scaled_weight:gain=relu", "nf:alpha=0.2,gain=0", "lecun"),
-    "nf_he": Trick("NF, He's weights", residual="nf:alpha=0.2"),
+    "nf_zero": Trick("NF, SkipInit at 0", "scaled_weight:gain=relu", "nf:alpha=0.2,gain=0", "lecun"),
+    "nf_he": Trick("NF with He's weights", residual="nf:alpha=0.2"),
 }
 """Batch norm, nothing, and nine that stand for it. L is the number of branches."""
 
