@@ -30,7 +30,7 @@ dyt = Study(
     item="§5, §6",
     title="Is a tanh enough? LN, RMSNorm, DyT and Derf in a small vision transformer",
     kind="train",
-    vary={"norm": list(NAMES), "train": [1_536, 9_216], "rate": [2e-3, 6e-3, 2e-2]},
+    vary={"norm": list(NAMES), "train": [1_536, 9_216], "rate": [2e-3, 6e-3, 2e-2, 6e-2]},
     quick={
         "data": "digits", "train": [256, 896], "validation": 128, "test": 256, "patch": 4, "dim": 16, "depth": 2, "steps": 25,
         "rate": [6e-3],
