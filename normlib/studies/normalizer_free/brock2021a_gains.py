@@ -110,7 +110,7 @@ def _(table):
             name, (curve.scale.iloc[-1], curve.code.iloc[-1]), place, textcoords="offset points", color=color, fontsize=9
         )
     right.plot(curve.scale, curve.equation, color=INK, linewidth=0.8, linestyle=":")
-    right.set(xlabel="standard deviation β of the input", ylabel="variance, f before 1/β", ylim=(0, 1.3), xlim=(0.97, 2.32))
+    right.set(xlabel="standard deviation β of the input", ylabel="variance, g before 1/β", ylim=(0, 1.3), xlim=(0.97, 2.32))
     off = 100 * (rows.released / rows.gamma - 1)
     ends = table[table.scale == max(SCALES)].groupby("activation").code.first()
     names = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "tanh"}
@@ -119,19 +119,19 @@ def _(table):
         figure,
         caption=f"**Left** The released constants are {number(off.min())} to {number(off.max())} % above the integral; the mean of "
         f"the sampling recipe is {number(100 * (rows.recipe / rows.gamma - 1).median())} % above it (median of the activations). "
-        f"**Right** Input of standard deviation β: with f(x/β) the variance is 1 (dotted), with f(x)/β it is {said} at β = "
+        f"**Right** Input of standard deviation β: with g(x/β) the variance is 1 (dotted), with g(x)/β it is {said} at β = "
         f"{max(SCALES):g}. **Not drawn** Behind {int(table.depth.iloc[0])} dense layers of {int(table.width.iloc[0])} units the "
         f"variance is {number(rows.with_gain.min())} to {number(rows.with_gain.max())} with the gain, farthest from 1 for "
         f"{(rows.with_gain - 1).abs().idxmax()}; with γ = 1 it is "
         f"{number(rows.without_gain['relu'])} for ReLU.",
         alt="Left: for twelve activations, released gain and sampled gains with their spread, in percent above the integral. "
-        "Right: variance against the standard deviation of the input for four activations when 1/β follows f.",
+        "Right: variance against the standard deviation of the input for four activations when 1/β follows g.",
     )
 
 
 @gains.claim(
     "keeps-variance",
-    "With γ = 1 / √Var f(z) in the weights, layers of scaled weight standardization keep the variance, whatever the activation.",
+    "With γ = 1 / √Var g(z) in the weights, layers of scaled weight standardization keep the variance, whatever the activation.",
     criterion="behind all layers of the dense network (20 at laptop) the variance is within 20 % of 1 for each activation: the one "
     "farthest from 1 counts",
 )
@@ -181,7 +181,7 @@ def _(table):
 @gains.claim(
     "order",
     "Dividing by β after the activation, as the code does, is the equation's division before it for ReLU and leaky ReLU only.",
-    criterion="the variance with f(x)/β is 1 to a relative 1e-9 at all β for these two, and differs from 1 by at least 0.5 % at "
+    criterion="the variance with g(x)/β is 1 to a relative 1e-9 at all β for these two, and differs from 1 by at least 0.5 % at "
     "some β for every other activation: the distance of the two counts, infinite if another one agrees",
     by="notes",
 )

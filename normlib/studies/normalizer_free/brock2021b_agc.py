@@ -193,7 +193,7 @@ def _(table):
 
 @agc.claim(
     "strict-at-large",
-    "The larger the batch, the smaller λ has to be, when the rate grows with the batch.",
+    "When the rate grows with the batch, a smaller λ gains more at the larger batch than at the smaller.",
     criterion=f"rate {COMMON} per {UNIT} images at both batches, in proportion as in the paper: held-out accuracy of λ = 0.01 less "
     "that of λ = 0.16, at the larger batch less the same at the smaller, at least one point",
 )

@@ -186,7 +186,7 @@ def _(table):
 
 @dyt.claim(
     "needs-tanh",
-    "Without the squashing function, the slope and the scale alone do not train stably.",
+    "Without the squashing function, by the slope and the scale alone, the network loses five points or more.",
     criterion="on the larger set of images, each at its best rate, test accuracy of DyT less that without tanh, at least 5 points; "
     "a diverged run counts as chance",
 )
@@ -221,7 +221,7 @@ def _(table):
 
 @dyt.claim(
     "data-poor",
-    "Dynamic tanh compares better with layer norm when images are few: it acts as a regularizer.",
+    "Dynamic tanh compares better with layer norm when images are few, as a regularizer would.",
     criterion="each at its best rate: test accuracy of DyT less that of LN on the smaller set, less that on the larger, above 0",
     by="verma2026",
 )
