@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-
 EARLY = ["test_wheel.py", "test_overviews.py", "test_every_study.py", "test_build.py", "test_pages.py"]
 
 
