@@ -62,8 +62,9 @@ def largest_of(count: int) -> Moments:
     """Return the moments of the largest of `count` standard normal numbers.
 
     Example:
-        >>> largest_of(9)  # a max-pooling over 3×3
-        Moments(squared_mean=2.2052640919331017, variance=0.35735332635847294)
+        >>> nine = largest_of(9)  # a max-pooling over 3×3
+        >>> round(nine.squared_mean, 4), round(nine.variance, 4)
+        (2.2053, 0.3574)
     """
     x = np.linspace(-9, 9, 20_001)
     below = 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
@@ -83,8 +84,8 @@ def gate_moments(bias: float, signal: Moments) -> tuple[float, float, float, flo
         E t² and E (1 − t)², and the same of the mean over the samples of a channel in place of t.
 
     Example:
-        >>> gate_moments(0.0, Moments(0.0, 0.0))
-        (0.25, 0.25, 0.25, 0.25)
+        >>> [round(moment, 6) for moment in gate_moments(0.0, Moments(0.0, 0.0))]
+        [0.25, 0.25, 0.25, 0.25]
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     weights = weights / weights.sum()
