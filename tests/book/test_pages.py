@@ -34,6 +34,7 @@ def test_figures_have_alt_texts_captions_and_links_that_lead_somewhere(site: Pat
 
 @pytest.mark.slow
 @pytest.mark.browser
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_pages_are_sound_in_a_browser(browser: Any, address: str, pages: list[str], width: int, theme: str) -> None:
@@ -66,6 +67,7 @@ def test_pages_are_sound_in_a_browser(browser: Any, address: str, pages: list[st
 
 @pytest.mark.slow
 @pytest.mark.browser
+@pytest.mark.timeout(900)  # contrasts of the ledger alone take a minute
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_serious_accessibility_finding(browser: Any, address: str, pages: list[str], theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
