@@ -111,13 +111,6 @@ def growth(table):
     return side_by_side(table[table.block == table.block.max()], "trick", "variance")
 
 
-def late_over_early(table):
-    """Return what the second half of the blocks supplies to the last output over what the first half does."""
-    late = table.block > table.block.max() // 2
-    sums = table.groupby(["seed", "trick", late]).final_share.sum().unstack()
-    return (sums[True] / sums[False]).unstack("trick")
-
-
 @shares.draw
 def _(table):
     depth = int(table.block.max())
@@ -191,15 +184,3 @@ def _(table):
     grown = growth(table)["skipinit_root"]
     said = f"growth {number(grown.median())}; e is {number(math.e)}"
     return judge_effect("growth / (1 + 1/L)^L", grown / (1 + 1 / depth) ** depth, claimed=(0.85, 1.15), null=math.nan, note=said)
-
-
-@shares.claim(
-    "rescale",
-    "In RescaleNet all blocks supply the same share of the last output.",
-    criterion="what the second half of the blocks supplies over what the first half does, between 0.8 and 1.25; others are noted",
-    by="shao2020",
-)
-def _(table):
-    ratios = late_over_early(table)
-    said = ", ".join(f"{TRICKS[trick].name} {number(ratios[trick].median())}" for trick in ("none", "scaled_sum", "batch"))
-    return judge_effect("later half / earlier half, RescaleNet", ratios["rescale"], claimed=(0.8, 1.25), null=math.nan, note=said)

@@ -191,24 +191,16 @@ def _(table):
     return judge_effect("points of test accuracy", loss_of(table, "none"), claimed=(1, np.inf), null=0)
 
 
-@parts.claim(
-    "centering",
-    "Without the centering of rows the network loses a point or more.",
-    criterion="test accuracy with all three parts less that without centering, each at its own rate: at least one point",
-    by="notes",
-)
-def _(table):
-    return judge_effect("points of test accuracy", loss_of(table, "scale + gain"), claimed=(1, np.inf), null=0)
+for _part, _others in (("centering", "scale + gain"), ("scaling", "center + gain")):
 
-
-@parts.claim(
-    "scaling",
-    "Without the scaling of rows the network loses a point or more.",
-    criterion="test accuracy with all three parts less that without scaling, each at its own rate: at least one point",
-    by="notes",
-)
-def _(table):
-    return judge_effect("points of test accuracy", loss_of(table, "center + gain"), claimed=(1, np.inf), null=0)
+    @parts.claim(
+        _part,
+        f"Without the {_part} of rows the network loses a point or more.",
+        criterion=f"test accuracy with all three parts less that without {_part}, each at its own rate: at least one point",
+        by="notes",
+    )
+    def _(table, others=_others):
+        return judge_effect("points of test accuracy", loss_of(table, others), claimed=(1, np.inf), null=0)
 
 
 @parts.claim(

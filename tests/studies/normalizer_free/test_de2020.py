@@ -12,7 +12,7 @@ from normlib.networks import ResNet
 from normlib.networks.residual_blocks import ResidualBlock
 from normlib.residual import Join
 from normlib.studies.normalizer_free.de2020 import LOOKS, deepest, largest_rates, trainable
-from normlib.studies.normalizer_free.de2020_shares import against_expected, expected, growth, late_over_early, measured
+from normlib.studies.normalizer_free.de2020_shares import against_expected, expected, growth, measured
 
 
 def test_closed_forms_are_those_of_the_papers() -> None:
@@ -45,14 +45,13 @@ def test_shares_of_a_network_are_those_of_a_walk_through_it() -> None:
 
 
 def a_table_of_shares() -> pd.DataFrame:
-    """Make a table in which every share is 1.2 times what is expected, and later blocks supply three times what earlier do."""
+    """Make a table in which every share is 1.2 times what is expected."""
     rows = []
     for seed in range(2):
         for trick in ("batch", "rescale"):
             variances, supplied = expected(trick, 4)
             for block in range(1, 5):
-                share, final = 1.2 * supplied[block - 1], 0.3 if block > 2 else 0.1
-                row = {"block": block, "variance": variances[block - 1], "share": share, "final_share": final}
+                row = {"block": block, "variance": variances[block - 1], "share": 1.2 * supplied[block - 1]}
                 rows.append({"trick": trick, "seed": seed, **row})
     return pd.DataFrame(rows)
 
@@ -61,7 +60,6 @@ def test_readings_of_a_known_table_of_shares() -> None:
     table = a_table_of_shares()
     assert against_expected(table, "batch").tolist() == pytest.approx([1.2, 1.2])
     assert growth(table)["batch"].tolist() == pytest.approx([5, 5])
-    assert late_over_early(table)["rescale"].tolist() == pytest.approx([3, 3])
 
 
 def test_readings_of_a_known_table_of_runs() -> None:
